@@ -1,0 +1,82 @@
+package httphead
+
+// Byte classes; a byte may be in several.
+const (
+	tokenByte   uint8 = 1 << iota // tchar, RFC 9110 section 5.6.2
+	valueByte                     // of a field value, RFC 9110 section 5.5: HTAB, SP, VCHAR, obs-text
+	controlByte                   // CTL, RFC 5234 appendix B.1
+	pathByte                      // of a path, and the percent sign
+	queryByte                     // of a query
+	hostByte                      // of a reg-name, RFC 3986 section 3.2.2, without the percent sign
+	digitByte                     // DIGIT, RFC 5234 appendix B.1
+)
+
+const (
+	alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	unreserved   = alphanumeric + "-._~"
+	subDelims    = "!$&'()*+,;="
+)
+
+var class = classes()
+
+func classes() (class [256]uint8) {
+	add := func(bit uint8, bytes string) {
+		for i := range len(bytes) {
+			class[bytes[i]] |= bit
+		}
+	}
+	add(tokenByte, alphanumeric+"!#$%&'*+-.^_`|~")
+	add(hostByte, unreserved+subDelims)
+	add(digitByte, "0123456789")
+	// Browsers send some bytes as they are that RFC 3986 wants encoded: the
+	// WHATWG URL standard leaves |, [, ] and ^ in paths, and in queries all
+	// but the ones excepted below.
+	add(pathByte, unreserved+subDelims+":@/%"+"|[]^")
+	for c := range 256 {
+		switch {
+		case c == '\t' || c == ' ' || c >= 0x80:
+			class[c] |= valueByte
+		case c > ' ' && c < 0x7f:
+			class[c] |= valueByte
+			if c != '"' && c != '<' && c != '>' && c != '#' {
+				class[c] |= queryByte
+			}
+		}
+		if c < ' ' || c == 0x7f {
+			class[c] |= controlByte
+		}
+	}
+	return class
+}
+
+// all reports whether every byte of b is in the class.
+func all(b []byte, bit uint8) bool {
+	for _, c := range b {
+		if class[c]&bit == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// equalFold compares ASCII text without regard to letter case.
+func equalFold[T string | []byte](a []byte, b T) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i, c := range a {
+		if lower(c) != lower(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		c += 'a' - 'A'
+	}
+	return c
+}
+
+func isDigit(c byte) bool { return class[c]&digitByte != 0 }

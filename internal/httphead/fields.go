@@ -1,0 +1,157 @@
+package httphead
+
+import (
+	"bytes"
+	"math"
+)
+
+// endField ends a field line, or with obs-fold a further line of its value,
+// that reaches from r.start to end. Its LF is at i.
+func (r *Reader) endField(data []byte, end, i int) {
+	r.pos = i + 1
+	r.state = atField
+	f := &r.Fields[len(r.Fields)-1]
+	value := trim(data, r.start, end)
+	if r.folding {
+		r.folding = false
+		f.Folded = true
+		switch {
+		case value.empty():
+		case f.Value.empty():
+			f.Value = value
+		default:
+			f.Value.End = value.End
+		}
+		return
+	}
+	f.Value = value
+	if err := r.checkField(data, f.Name.Of(data), value); err != nil {
+		r.malformed(err, i)
+	}
+}
+
+// trim returns data[start:end] without the spaces and tabs around it.
+func trim(data []byte, start, end int) Span {
+	for start < end && (data[start] == ' ' || data[start] == '\t') {
+		start++
+	}
+	for start < end && (data[end-1] == ' ' || data[end-1] == '\t') {
+		end--
+	}
+	return span(start, end)
+}
+
+// checkField checks the fields that say where the request goes and where it
+// ends.
+func (r *Reader) checkField(data, name []byte, value Span) *Error {
+	r.special = true
+	switch {
+	case equalFold(name, "Host"):
+		return r.readHost(data, value)
+	case equalFold(name, "Content-Length"):
+		return r.readLength(data, value)
+	case equalFold(name, "Transfer-Encoding"):
+		return r.readCoding(value.Of(data))
+	case equalFold(name, "Trailer"):
+		r.badTrailer = r.badTrailer || namesFraming(value.Of(data))
+		return nil
+	}
+	r.special = false
+	return nil
+}
+
+// readLength checks a Content-Length field (RFC 9112 section 6.3).
+func (r *Reader) readLength(data []byte, value Span) *Error {
+	if r.ContentLength >= 0 {
+		if r.opts.Lenient && bytes.Equal(value.Of(data), r.length.Of(data)) {
+			return nil
+		}
+		return ErrLengthRepeated
+	}
+	n, ok := parseLength(value.Of(data))
+	if !ok {
+		return ErrLength
+	}
+	if r.coded && !r.opts.Lenient {
+		return ErrLengthCoded
+	}
+	r.length = value
+	r.ContentLength = n
+	return nil
+}
+
+// parseLength parses 1*DIGIT that fits an int64.
+func parseLength(s []byte) (n int64, ok bool) {
+	for _, c := range s {
+		d := int64(c) - '0'
+		if d < 0 || d > 9 || n > (math.MaxInt64-d)/10 {
+			return 0, false
+		}
+		n = n*10 + d
+	}
+	return n, len(s) > 0
+}
+
+// readCoding checks a Transfer-Encoding field (RFC 9112 section 6.1). Only
+// chunked is supported, as in net/http and nginx.
+func (r *Reader) readCoding(value []byte) *Error {
+	if r.Minor == 0 {
+		if r.opts.Lenient {
+			return nil // net/http ignores it there
+		}
+		return ErrCodingVersion
+	}
+	if r.coded {
+		return ErrCodingRepeated
+	}
+	r.coded = true
+	if !equalFold(value, "chunked") {
+		return ErrCoding
+	}
+	if r.ContentLength >= 0 && !r.opts.Lenient {
+		return ErrLengthCoded
+	}
+	return nil
+}
+
+// namesFraming reports whether the list in a Trailer field names a field that
+// a trailer section cannot hold, and that net/http refuses there.
+func namesFraming(list []byte) bool {
+	for len(list) > 0 {
+		var name []byte
+		name, list, _ = bytes.Cut(list, comma)
+		name = bytes.Trim(name, " \t")
+		if equalFold(name, "Transfer-Encoding") || equalFold(name, "Content-Length") || equalFold(name, "Trailer") {
+			return true
+		}
+	}
+	return false
+}
+
+var comma = []byte(",")
+
+// endHead judges the head as a whole. The LF of its empty line is at i.
+func (r *Reader) endHead(data []byte, i int) {
+	if err := r.checkHead(data); err != nil {
+		r.malformed(err, i)
+		return
+	}
+	r.Chunked = r.coded
+	if r.Chunked {
+		r.ContentLength = -1
+	}
+	r.accept(i)
+}
+
+func (r *Reader) checkHead(data []byte) *Error {
+	if r.Minor == 1 && !r.hasField {
+		// net/http lets CONNECT do without.
+		if !r.opts.Lenient || string(r.Method.Of(data)) != "CONNECT" {
+			return ErrHostMissing
+		}
+	}
+	if r.coded && r.badTrailer {
+		return ErrTrailer
+	}
+	return nil
+}

@@ -1,0 +1,467 @@
+// Package httphead reads the first bytes of a connection: it tells an
+// HTTP/1.x request head from TLS, from the HTTP/2 preface and from everything
+// else, and it takes the head apart.
+//
+// A [Reader] is given the bytes received so far, again and again, until it has
+// reached a verdict. It looks at every byte once, keeps offsets and never the
+// bytes themselves, and allocates nothing once its list of fields has grown.
+// The verdict, and the byte at which it is reached, depend on the bytes alone,
+// never on the pieces in which they came.
+//
+// By default it is strict: it accepts only a head that all parsers read alike,
+// which is less than RFC 9112 and RFC 9110 allow a recipient to tolerate. What
+// it refuses on top of their grammar are dot segments in the path, a percent
+// sign in the host and a Host that differs from the target's authority. With
+// [Options].Lenient it accepts what the server of net/http accepts. In neither
+// mode does it accept what net/http rejects.
+package httphead
+
+// Verdict says what the bytes are.
+type Verdict uint8
+
+const (
+	More      Verdict = iota // not decided: needs more bytes
+	HTTP                     // a complete, valid HTTP/1.0 or 1.1 request head (with LineOnly: request line)
+	TLS                      // begins as a TLS ClientHello record
+	HTTP2                    // the HTTP/2 connection preface
+	Other                    // can become none of these
+	Malformed                // meant as HTTP, but invalid or ambiguous
+)
+
+func (v Verdict) String() string {
+	switch v {
+	case More:
+		return "more"
+	case HTTP:
+		return "http"
+	case TLS:
+		return "tls"
+	case HTTP2:
+		return "http2"
+	case Other:
+		return "other"
+	case Malformed:
+		return "malformed"
+	}
+	return "invalid"
+}
+
+// Options choose how a [Reader] reads. The zero value is strict, reads a whole
+// head, and takes the bytes for the first ones of their connection.
+type Options struct {
+	// Lenient accepts what the server of net/http accepts.
+	Lenient bool
+	// LineOnly decides as soon as the request line is complete.
+	LineOnly bool
+	// Later marks a later request of a connection. TLS, the HTTP/2 preface and
+	// a PROXY header cannot begin there: the preface is Malformed, and the
+	// others are judged like any bytes that are not HTTP.
+	Later bool
+}
+
+// Span is a part of the data given to [Reader.Read], by offsets.
+type Span struct{ Start, End uint32 }
+
+// Of returns the bytes of s in data. They are not copied.
+func (s Span) Of(data []byte) []byte { return data[s.Start:s.End:s.End] }
+
+func (s Span) empty() bool { return s.Start == s.End }
+
+func span(start, end int) Span { return Span{uint32(start), uint32(end)} }
+
+// Field is one field line (RFC 9112 section 5).
+type Field struct {
+	Name  Span
+	Value Span // without surrounding whitespace
+	// Folded marks a field that continues on further lines (obs-fold, RFC 9112
+	// section 5.2): Value holds the line breaks. Only with Lenient.
+	Folded bool
+}
+
+// Reader reads one head. Its zero value is ready and strict. The exported
+// fields are results, valid once Read has returned HTTP; with LineOnly those
+// of the request line.
+type Reader struct {
+	Method Span
+	Target Span
+	Minor  int // the x of HTTP/1.x
+
+	// Path and Query are the target's, as sent: without the question mark
+	// between them, not decoded. An authority-form target has neither; the
+	// path of an asterisk-form target is "*".
+	Path, Query Span
+
+	// Host is the authority of the target, or else the value of the Host field
+	// (RFC 9112 section 3.3), with its port; empty if there is none. HasHost
+	// tells a missing Host from an empty one.
+	Host    Span
+	HasHost bool
+
+	Fields []Field // in the order received; reused after Reset
+
+	ContentLength int64 // -1 when absent, and with Chunked
+	Chunked       bool
+
+	// Len is the length of the head with its empty line; with LineOnly, of the
+	// request line with its line end.
+	Len int
+
+	opts    Options
+	verdict Verdict
+	err     *Error
+
+	state state
+	pos   int // how many bytes have been looked at
+	start int // where the field name, or the line of a field value, begins
+
+	authority  Span // of the target
+	length     Span // the value of the first Content-Length
+	hasField   bool // a Host field was seen
+	coded      bool // a Transfer-Encoding field was seen
+	badTrailer bool // a Trailer field names a field of the framing
+	special    bool // the last field has a meaning to this package
+	folding    bool // the line being read continues the last field
+}
+
+// state is what the next byte belongs to.
+type state uint8
+
+const (
+	atStart     state = iota
+	inTLS             // a TLS record header and the first byte of its content
+	inSignature       // a PROXY v2 signature
+	inMethod          // the first token
+	inMethodEnd       // after a known method and a CR
+	inLine            // the rest of the first line
+	inLineEnd         // after a CR in the first line
+	inPreface         // the HTTP/2 preface after its first line
+	atField           // the first byte of a field line, or of the empty line
+	inName            // a field name
+	inValue           // a field value, with the whitespace around it
+	inFieldEnd        // after a CR in a field value
+	inHeadEnd         // after the CR of the empty line
+)
+
+const (
+	// maxMethod bounds the first token: text with no space in it is not
+	// waited for. The longest registered method has 17 bytes.
+	maxMethod = 32
+
+	preface     = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113 section 3.4
+	prefaceLine = "PRI * HTTP/2.0\r\n"
+	signature   = "\r\n\r\n\x00\r\nQUIT\n" // PROXY protocol, section 2.2
+)
+
+// Reset makes r ready for another head. The memory of r.Fields is reused.
+func (r *Reader) Reset(o Options) {
+	*r = Reader{Fields: r.Fields[:0], opts: o}
+}
+
+// Read looks at data, all bytes received so far from the first one on, and
+// returns the verdict on them. Bytes that an earlier call has seen must not
+// have changed, but data may have moved. Once reached, a verdict stays.
+//
+// The length of data is for the caller to limit; it must stay below 4 GiB.
+func (r *Reader) Read(data []byte) Verdict {
+	for r.verdict == More && r.pos < len(data) {
+		switch r.state {
+		case atStart:
+			r.readStart(data[0])
+		case inTLS:
+			r.readTLS(data)
+		case inSignature:
+			r.match(data, signature, Other, ErrLeading)
+		case inMethod:
+			r.readMethod(data)
+		case inMethodEnd:
+			r.readMethodEnd(data)
+		case inLine:
+			r.readLine(data)
+		case inLineEnd:
+			r.readLineEnd(data)
+		case inPreface:
+			r.match(data, preface, HTTP2, ErrVersion)
+		case atField:
+			r.readFieldStart(data)
+		case inName:
+			r.readName(data)
+		case inValue:
+			r.readValue(data)
+		case inFieldEnd:
+			r.readFieldEnd(data)
+		case inHeadEnd:
+			r.readHeadEnd(data)
+		}
+	}
+	return r.verdict
+}
+
+// Partial reports whether the bytes so far, undecided, may be the beginning of
+// an HTTP/1 head: there is at least one, and they are not part of a TLS record,
+// a PROXY header or the HTTP/2 preface. Their sender understands an error
+// response.
+func (r *Reader) Partial() bool {
+	if r.verdict != More {
+		return false
+	}
+	switch r.state {
+	case atStart, inTLS, inSignature, inPreface:
+		return false
+	}
+	return true
+}
+
+// Err returns why the verdict is Malformed, an [*Error], or nil.
+func (r *Reader) Err() error {
+	if r.err == nil {
+		return nil
+	}
+	return r.err
+}
+
+// Lookup returns the value of the first field of that name, and how many
+// fields have it. Letter case does not matter. data is what Read was given.
+func (r *Reader) Lookup(data []byte, name string) (value []byte, n int) {
+	for _, f := range r.Fields {
+		if !equalFold(f.Name.Of(data), name) {
+			continue
+		}
+		if n == 0 {
+			value = f.Value.Of(data)
+		}
+		n++
+	}
+	return value, n
+}
+
+// decide ends reading: the byte at i has settled the verdict.
+func (r *Reader) decide(v Verdict, i int) {
+	r.verdict = v
+	r.pos = i + 1
+}
+
+func (r *Reader) malformed(e *Error, i int) {
+	r.err = e
+	r.decide(Malformed, i)
+}
+
+func (r *Reader) readStart(c byte) {
+	r.ContentLength = -1
+	switch {
+	case c == 0x16 && !r.opts.Later:
+		r.state = inTLS
+	case c == '\r' && !r.opts.Later:
+		r.state = inSignature
+	case c == '\r' || c == '\n' || c == ' ' || c == '\t':
+		// Parsers that skip these would read a request.
+		r.malformed(ErrLeading, 0)
+	default:
+		r.state = inMethod
+	}
+}
+
+// readTLS reads the header of a TLS record (RFC 8446 section 5.1) that holds
+// a handshake message, and the type of that message, which is ClientHello.
+func (r *Reader) readTLS(data []byte) {
+	for ; r.pos < len(data); r.pos++ {
+		c := data[r.pos]
+		var ok bool
+		switch r.pos {
+		case 0:
+			ok = c == 0x16
+		case 1:
+			ok = c == 3
+		case 2:
+			ok = c <= 4
+		case 3:
+			ok = c <= 0x40
+		case 4:
+			length := int(data[3])<<8 | int(c)
+			ok = 1 <= length && length <= 1<<14
+		case 5:
+			if c == 1 {
+				r.decide(TLS, 5)
+				return
+			}
+		}
+		if !ok {
+			r.decide(Other, r.pos)
+			return
+		}
+	}
+}
+
+// match compares data with want: all of it is the verdict v, a byte that
+// differs is malformed.
+func (r *Reader) match(data []byte, want string, v Verdict, e *Error) {
+	for ; r.pos < len(data); r.pos++ {
+		if data[r.pos] != want[r.pos] {
+			r.malformed(e, r.pos)
+			return
+		}
+		if r.pos == len(want)-1 {
+			r.decide(v, r.pos)
+			return
+		}
+	}
+}
+
+func (r *Reader) readMethod(data []byte) {
+	i := r.pos
+	for i < len(data) && i < maxMethod && class[data[i]]&tokenByte != 0 {
+		i++
+	}
+	r.pos = i
+	switch {
+	case i == len(data):
+	case data[i] == ' ':
+		r.Method = span(0, i)
+		r.pos = i + 1
+		r.state = inLine
+	default:
+		r.breakMethod(data[:i], data[i])
+	}
+}
+
+// breakMethod judges a first token that the byte c, neither a token byte nor a
+// space, comes after. Parsers that split the request line at any whitespace (RFC
+// 9112 section 3) would read a request where it follows a method.
+func (r *Reader) breakMethod(token []byte, c byte) {
+	known, _ := knownMethod(token)
+	switch {
+	case known && (c == '\t' || c == '\v' || c == '\f'):
+		r.malformed(ErrControl, len(token))
+	case known && c == '\r':
+		r.pos = len(token) + 1
+		r.state = inMethodEnd
+	default:
+		r.decide(Other, len(token))
+	}
+}
+
+// readMethodEnd reads what follows a method and a CR.
+func (r *Reader) readMethodEnd(data []byte) {
+	if data[r.pos] == '\n' {
+		r.decide(Other, r.pos)
+		return
+	}
+	r.malformed(ErrBareCR, r.pos)
+}
+
+func (r *Reader) readLine(data []byte) {
+	i := r.pos
+	for i < len(data) && class[data[i]]&controlByte == 0 {
+		i++
+	}
+	r.pos = i
+	if i == len(data) {
+		return
+	}
+	switch data[i] {
+	case '\r':
+		r.pos = i + 1
+		r.state = inLineEnd
+	case '\n':
+		r.endLine(data, i, i)
+	default:
+		r.breakLine(data[:i], ErrControl, i)
+	}
+}
+
+func (r *Reader) readLineEnd(data []byte) {
+	i := r.pos
+	if data[i] != '\n' {
+		r.breakLine(data[:i-1], ErrBareCR, i)
+		return
+	}
+	r.endLine(data, i-1, i)
+}
+
+func (r *Reader) readFieldStart(data []byte) {
+	i := r.pos
+	switch data[i] {
+	case '\r':
+		r.pos = i + 1
+		r.state = inHeadEnd
+	case '\n':
+		if !r.opts.Lenient {
+			r.malformed(ErrBareLF, i)
+			return
+		}
+		r.endHead(data, i)
+	case ' ', '\t':
+		if !r.opts.Lenient || len(r.Fields) == 0 || r.special {
+			r.malformed(ErrFold, i)
+			return
+		}
+		r.folding = true
+		r.start = i
+		r.state = inValue
+	default:
+		r.start = i
+		r.state = inName
+	}
+}
+
+func (r *Reader) readName(data []byte) {
+	i := r.pos
+	for i < len(data) && class[data[i]]&tokenByte != 0 {
+		i++
+	}
+	r.pos = i
+	if i == len(data) {
+		return
+	}
+	switch c := data[i]; {
+	case c == ':' && i > r.start:
+		r.Fields = append(r.Fields, Field{Name: span(r.start, i)})
+		r.start, r.pos = i+1, i+1
+		r.state = inValue
+	case c == ' ' || c == '\t':
+		r.malformed(ErrNameSpace, i)
+	case c == '\r' || c == '\n':
+		r.malformed(ErrNoColon, i)
+	default:
+		r.malformed(ErrName, i)
+	}
+}
+
+func (r *Reader) readValue(data []byte) {
+	i := r.pos
+	for i < len(data) && class[data[i]]&valueByte != 0 {
+		i++
+	}
+	r.pos = i
+	if i == len(data) {
+		return
+	}
+	switch c := data[i]; {
+	case c == '\r':
+		r.pos = i + 1
+		r.state = inFieldEnd
+	case c == '\n' && r.opts.Lenient:
+		r.endField(data, i, i)
+	case c == '\n':
+		r.malformed(ErrBareLF, i)
+	default:
+		r.malformed(ErrValue, i)
+	}
+}
+
+func (r *Reader) readFieldEnd(data []byte) {
+	i := r.pos
+	if data[i] != '\n' {
+		r.malformed(ErrBareCR, i)
+		return
+	}
+	r.endField(data, i-1, i)
+}
+
+func (r *Reader) readHeadEnd(data []byte) {
+	i := r.pos
+	if data[i] != '\n' {
+		r.malformed(ErrBareCR, i)
+		return
+	}
+	r.endHead(data, i)
+}
