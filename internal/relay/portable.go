@@ -1,0 +1,278 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"math"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Portable is the engine that works everywhere and with any connection: two
+// goroutines a stream. An idle direction that reads from a bare TCP or Unix socket
+// holds no buffer (on Unix), any other a pooled one.
+type Portable struct {
+	Streams *Registry // where its streams are registered; nil: nowhere
+}
+
+// Start implements [Engine].
+func (p Portable) Start(s *Stream) {
+	client := side{s.Client, ClientReset, ClientError}
+	upstream := side{s.Upstream, UpstreamReset, UpstreamError}
+	st := &stream{
+		started:   time.Now(),
+		idle:      s.IdleTimeout,
+		halfClose: s.HalfCloseTimeout,
+		done:      s.Done,
+		registry:  p.Streams,
+	}
+	st.up = flow{stream: st, src: client, dst: upstream, back: &st.down,
+		pending: s.ToUpstream.Pending, limit: s.ToUpstream.Limit}
+	st.down = flow{stream: st, src: upstream, dst: client, back: &st.up,
+		pending: s.ToClient.Pending, limit: s.ToClient.Limit}
+	st.running.Store(2)
+
+	client.SetDeadline(time.Time{})
+	upstream.SetDeadline(time.Time{})
+	st.registry.add(st)
+	st.checkClocks()
+	go st.up.run()
+	go st.down.run()
+}
+
+// side is one of the two connections, with the names of what may befall it.
+type side struct {
+	net.Conn
+	reset, failed Cause
+}
+
+// stream is the record of a stream in flight.
+type stream struct {
+	up, down        flow
+	started         time.Time
+	idle, halfClose time.Duration
+	done            func(Account)
+	registry        *Registry
+
+	running   atomic.Int32 // flows that have not left
+	delivered atomic.Int64 // when a byte was last delivered: nanoseconds since started
+
+	ending sync.Once
+	cause  Cause // set by the first call of end
+	err    error
+
+	mu           sync.Mutex
+	timer        *time.Timer   // nil until a clock runs
+	halfClosed   bool          // one direction is over …
+	halfClosedAt time.Duration // … since then, measured from started
+	gone         bool          // both flows have left: the timer is not set again
+}
+
+// end closes both connections for the given cause, unless another cause was
+// first, and says whether it did. It returns when they are closed.
+func (s *stream) end(cause Cause, err error) (first bool) {
+	s.ending.Do(func() {
+		first = true
+		s.cause, s.err = cause, err
+		for _, c := range [...]net.Conn{s.up.src.Conn, s.up.dst.Conn} {
+			if cause.abrupt() {
+				closeWithReset(c)
+			} else {
+				c.Close()
+			}
+		}
+	})
+	return first
+}
+
+// fail ends the stream because of an error of one side.
+func (s *stream) fail(at side, err error) {
+	if isReset(err) {
+		s.end(at.reset, nil)
+	} else {
+		s.end(at.failed, err)
+	}
+}
+
+// leave is the last act of each flow. The second one ends the stream, if nothing
+// else has, and accounts for it.
+func (s *stream) leave() {
+	if s.running.Add(-1) > 0 {
+		return
+	}
+	s.end(Finished, nil)
+	s.stopClocks()
+	if s.done != nil {
+		s.done(Account{
+			ToUpstream: s.up.delivered.Load(),
+			ToClient:   s.down.delivered.Load(),
+			Duration:   time.Since(s.started),
+			Cause:      s.cause,
+			Err:        s.err,
+			Engine:     "portable",
+		})
+	}
+	s.registry.remove(s)
+}
+
+// flow is one direction of a stream.
+type flow struct {
+	stream    *stream
+	src, dst  side
+	back      *flow // the other direction
+	pending   []byte
+	limit     int64
+	delivered atomic.Int64
+	stopped   atomic.Bool // read no more: deliver what is in hand, then leave
+	shut      atomic.Bool // the destination's writing is, or is about to be, shut down
+}
+
+// run is the goroutine of the flow. It ends when the direction is over or one of
+// the connections fails or is closed.
+func (f *flow) run() {
+	defer f.stream.leave()
+	if f.carry() {
+		f.stream.startHalfClose()
+	}
+}
+
+// carry delivers bytes until the direction is over (true), or until an error of a
+// connection has ended the stream (false).
+func (f *flow) carry() bool {
+	left := f.limit
+	if left == 0 {
+		left = math.MaxInt64
+	}
+	if len(f.pending) > 0 && left > 0 {
+		p := f.pending[:min(int64(len(f.pending)), left)]
+		f.pending = nil // the stream may be long and idle
+		left -= int64(len(p))
+		if !f.deliver(p) {
+			return false
+		}
+	}
+	src := newSource(f.src.Conn)
+	for left > 0 && !f.stopped.Load() {
+		p, err := src.read(left)
+		left -= int64(len(p))
+		delivered := f.deliver(p)
+		giveBack(p)
+		switch {
+		case !delivered:
+			return false
+		case err == nil, left == 0:
+		case err == io.EOF: // itself: a wrapped one is an error
+			return f.passEnd()
+		case f.stopped.Load() && errors.Is(err, os.ErrDeadlineExceeded):
+		default:
+			f.stream.fail(f.src, err)
+			return false
+		}
+	}
+	return true
+}
+
+// deliver writes p to the destination. If that fails, it ends the stream.
+func (f *flow) deliver(p []byte) bool {
+	for len(p) > 0 {
+		n, err := f.dst.Write(p)
+		if n > 0 {
+			p = p[n:]
+			f.delivered.Add(int64(n))
+			f.stream.delivered.Store(int64(time.Since(f.stream.started)))
+		} else if err == nil {
+			err = io.ErrNoProgress
+		}
+		if err != nil {
+			f.stream.fail(f.dst, err)
+			return false
+		}
+	}
+	return true
+}
+
+// passEnd tells the destination that nothing follows. If that fails, it ends the
+// stream.
+func (f *flow) passEnd() bool {
+	if !f.back.shut.Load() && lostPeer(f.src.Conn) {
+		f.stream.fail(f.src, errReset)
+		return false
+	}
+	f.shut.Store(true)
+	switch err := shutWrite(f.dst.Conn); err {
+	case nil:
+		return true
+	case errors.ErrUnsupported:
+		// Only closing it can tell. Let the way back deliver what it has in hand.
+		f.back.stopped.Store(true)
+		if f.dst.SetReadDeadline(time.Unix(1, 0)) == nil {
+			return true
+		}
+		f.stream.end(Finished, nil)
+		return false
+	default:
+		f.stream.fail(f.dst, err)
+		return false
+	}
+}
+
+// checkClocks ends the stream if a clock has run out, else it sets the timer to the
+// earlier of those that run, if any does. It is the timer's function.
+func (s *stream) checkClocks() {
+	s.mu.Lock()
+	left, cause := s.timeLeft()
+	expired := left <= 0
+	switch {
+	case s.gone || expired || left == forever:
+	case s.timer == nil:
+		s.timer = time.AfterFunc(left, s.checkClocks)
+	default:
+		s.timer.Reset(left)
+	}
+	s.mu.Unlock()
+	if expired {
+		s.end(cause, nil)
+	}
+}
+
+// startHalfClose notes that a direction is over: from the first one on the
+// half-close timeout holds.
+func (s *stream) startHalfClose() {
+	s.mu.Lock()
+	if !s.halfClosed {
+		s.halfClosed, s.halfClosedAt = true, time.Since(s.started)
+	}
+	s.mu.Unlock()
+	s.checkClocks()
+}
+
+// stopClocks stops the timer for good.
+func (s *stream) stopClocks() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+const forever time.Duration = math.MaxInt64
+
+// timeLeft returns after what time the stream ends if no more bytes are delivered,
+// and why. s.mu is held.
+func (s *stream) timeLeft() (left time.Duration, cause Cause) {
+	now, delivered := time.Since(s.started), time.Duration(s.delivered.Load())
+	left = forever
+	if s.idle > 0 {
+		left, cause = s.idle-(now-delivered), IdleTimeout
+	}
+	if s.halfClosed && s.halfClose > 0 {
+		if l := s.halfClose - (now - max(delivered, s.halfClosedAt)); l < left {
+			left, cause = l, HalfCloseTimeout
+		}
+	}
+	return left, cause
+}
