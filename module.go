@@ -1,1 +1,59 @@
+// Package streamprox puts many protocols behind one port of a Caddy server.
+//
+// A connection arrives; inspect buffers its first packets, reads the HTTP head
+// (or sees that it is TLS, SSH, silence), a route decides, and the buffered bytes
+// are replayed to the destination: Caddy's own HTTP app in the same process
+// (http_app), or a remote server (relay). It is a plugin on top of caddy-l4, whose
+// matchers and handlers all work inside inspect.
+//
+//	{
+//		layer4 {
+//			:8080 {
+//				route {
+//					inspect {
+//						@chat http_request path /chat/*
+//						route @chat {
+//							relay 10.0.0.5:9000 10.0.0.6:9000
+//						}
+//						@ssh inspected silent other
+//						route @ssh {
+//							relay 127.0.0.1:22
+//						}
+//						route {
+//							http_app web
+//						}
+//					}
+//				}
+//			}
+//		}
+//	}
+//
+//	http://:80 {
+//		bind streamprox/web
+//		root * /srv/www
+//		file_server
+//	}
+//
+// A connection passes through the package in one direction: handler_inspect.go
+// reads its head and chooses a route; handler_http_app.go hands it to a listener of
+// the virtual network (listener.go), or handler_relay.go dials an upstream and
+// hands both ends to the engine in internal/relay. replay.go moves the bytes that
+// were buffered on the way.
 package streamprox
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	caddy.RegisterModule(new(Inspect))
+	caddy.RegisterModule(new(HTTPApp))
+	caddy.RegisterModule(new(Relay))
+	caddy.RegisterModule(new(MatchHTTPRequest))
+	caddy.RegisterModule(new(MatchInspected))
+
+	caddy.RegisterNetwork(networkName, listen)
+	caddy.RegisterNetwork(networkNameHTTP3, listenPacket)
+	caddyhttp.RegisterNetworkHTTP3(networkName, networkNameHTTP3)
+}

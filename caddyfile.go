@@ -1,0 +1,355 @@
+package streamprox
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/dustin/go-humanize"
+	"github.com/mholt/caddy-l4/layer4"
+	"github.com/mholt/caddy-l4/modules/l4proxy"
+)
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	inspect {
+//		until               headers|line
+//		max_bytes           <size>
+//		max_packets         <int>
+//		timeout             <duration>
+//		silent_timeout      <duration>
+//		max_pending         <int>
+//		max_pending_per_ip  <int>
+//		lenient
+//
+//		@a <matcher> [<matcher_args>]
+//		@b {
+//			<matcher> [<matcher_args>]
+//			<matcher> [<matcher_args>]
+//		}
+//		route [@a @b] {
+//			<handler> [<handler_args>]
+//		}
+//	}
+func (h *Inspect) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume handler name
+	name := d.Token()
+	if d.NextArg() {
+		return d.Errf("inspect takes no arguments, only a block; unexpected '%s'", d.Val())
+	}
+
+	var routes []caddyfile.Token
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if option == "route" || strings.HasPrefix(option, "@") {
+			routes = append(routes, d.NextSegment()...)
+			continue
+		}
+		if err := once(d, seen); err != nil {
+			return err
+		}
+		var err error
+		switch option {
+		case "until":
+			h.Until, err = oneOf(d, "headers", "line")
+		case "max_bytes":
+			h.MaxBytes, err = size(d)
+		case "max_packets":
+			h.MaxPackets, err = count(d)
+		case "timeout":
+			h.Timeout, err = duration(d)
+		case "silent_timeout":
+			h.SilentTimeout, err = duration(d)
+		case "max_pending":
+			h.MaxPending, err = count(d)
+		case "max_pending_per_ip":
+			h.MaxPendingPerIP, err = count(d)
+		case "lenient":
+			h.Lenient = true
+			if d.NextArg() {
+				err = d.Errf("lenient takes no arguments; unexpected '%s'", d.Val())
+			}
+		default:
+			err = d.Errf("unrecognized inspect option '%s': use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, @<name> or route", option)
+		}
+		if err == nil {
+			err = endOfOption(d, option)
+		}
+		if err != nil {
+			return err
+		}
+	}
+
+	// caddy-l4 reads the routes; they have the form of its own.
+	var parsed layer4.RouteList
+	routesDispenser := block(name, nil, routes)
+	routesDispenser.Next() // consume handler name
+	if err := layer4.ParseCaddyfileNestedRoutes(routesDispenser, &parsed, nil, nil); err != nil {
+		return err
+	}
+	for _, route := range parsed {
+		h.Routes = append(h.Routes, &Route{MatcherSetsRaw: route.MatcherSetsRaw, HandlersRaw: route.HandlersRaw})
+	}
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	http_app [<name>[:<port>]] {
+//		wait   <duration>
+//		reuse  reinspect|close|pin
+//	}
+func (h *HTTPApp) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume handler name
+	if d.NextArg() {
+		h.Listener = strings.TrimPrefix(d.Val(), networkName+"/")
+	}
+	if d.NextArg() {
+		return d.Errf("http_app takes one name; unexpected '%s'", d.Val())
+	}
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := once(d, seen); err != nil {
+			return err
+		}
+		option := d.Val()
+		var err error
+		switch option {
+		case "wait":
+			h.Wait, err = duration(d)
+		case "reuse":
+			h.Reuse, err = oneOf(d, "reinspect", "close", "pin")
+		default:
+			err = d.Errf("unrecognized http_app option '%s': use wait or reuse", option)
+		}
+		if err == nil {
+			err = endOfOption(d, option)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// proxyOptions are the options that relay shares with caddy-l4's proxy.
+var proxyOptions = []string{"upstream", "lb_policy", "lb_try_duration", "lb_try_interval", "proxy_protocol"}
+
+// laterOptions are options of caddy-l4's proxy that relay does not have yet.
+var laterOptions = []string{
+	"health_interval", "health_port", "health_timeout", "health_fall", "health_rise", "close_if_unhealthy",
+	"fail_duration", "max_fails", "unhealthy_connection_count",
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	relay [<upstreams...>] {
+//		dial_timeout        <duration>
+//		idle_timeout        <duration>
+//		half_close_timeout  <duration>
+//		reuse               close|pin
+//
+//		# as in caddy-l4's proxy
+//		lb_policy        <name> [<args...>]
+//		lb_try_duration  <duration>
+//		lb_try_interval  <duration>
+//		proxy_protocol   v1|v2
+//		upstream <address> {
+//			max_connections <int>
+//			weight <int>
+//			tls
+//			tls_...
+//		}
+//	}
+func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume handler name
+	name := d.Token()
+	addresses := d.RemainingArgsAsTokens()
+
+	var shared []caddyfile.Token
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if slices.Contains(laterOptions, option) {
+			return d.Errf("relay does not have proxy's option '%s' yet", option)
+		}
+		if slices.Contains(proxyOptions, option) {
+			shared = append(shared, d.NextSegment()...)
+			continue
+		}
+		if err := once(d, seen); err != nil {
+			return err
+		}
+		var err error
+		switch option {
+		case "dial_timeout":
+			h.DialTimeout, err = duration(d)
+		case "idle_timeout":
+			h.IdleTimeout, err = duration(d)
+		case "half_close_timeout":
+			h.HalfCloseTimeout, err = duration(d)
+		case "reuse":
+			h.Reuse, err = oneOf(d, "close", "pin")
+		default:
+			err = d.Errf("unrecognized relay option '%s': use dial_timeout, idle_timeout, half_close_timeout, reuse, or an option of caddy-l4's proxy (%s)",
+				option, strings.Join(proxyOptions, ", "))
+		}
+		if err == nil {
+			err = endOfOption(d, option)
+		}
+		if err != nil {
+			return err
+		}
+	}
+
+	// caddy-l4 reads what its proxy has too.
+	var proxy l4proxy.Handler
+	if err := proxy.UnmarshalCaddyfile(block(name, addresses, shared)); err != nil {
+		return err
+	}
+	if len(proxy.Upstreams) == 0 {
+		return d.Errf("relay needs at least one upstream, as in 'relay 10.0.0.5:9000'")
+	}
+	h.Upstreams, h.LoadBalancing, h.ProxyProtocol = proxy.Upstreams, proxy.LoadBalancing, proxy.ProxyProtocol
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:
+//
+//	http_request <matcher> [<args...>]
+//	http_request not <matcher> [<args...>]
+//	http_request {
+//		<matcher> [<args...>]
+//		not <matcher> [<args...>]
+//	}
+//
+// The matchers are those of Caddy's HTTP app, all of which must match.
+func (m *MatchHTTPRequest) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume matcher name
+	set, err := caddyhttp.ParseCaddyfileNestedMatcherSet(d)
+	if err != nil {
+		return err
+	}
+	if len(set) == 0 {
+		return d.Errf("http_request needs a matcher of the HTTP app, as in 'http_request path /chat/*'; for any request use 'inspected http'")
+	}
+	m.MatcherSetsRaw = append(m.MatcherSetsRaw, set)
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:
+//
+//	inspected <outcome...>
+func (m *MatchInspected) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume matcher name
+	for d.NextArg() {
+		if _, err := parseOutcome(d.Val()); err != nil {
+			return d.WrapErr(err)
+		}
+		if slices.Contains(m.Outcomes, d.Val()) {
+			return d.Errf("inspected: duplicate outcome '%s'", d.Val())
+		}
+		m.Outcomes = append(m.Outcomes, d.Val())
+	}
+	if len(m.Outcomes) == 0 {
+		return d.Errf("inspected needs at least one outcome: use %s", strings.Join(outcomeNames[:], ", "))
+	}
+	return endOfOption(d, "inspected")
+}
+
+// once refuses an option that was given before.
+func once(d *caddyfile.Dispenser, seen map[string]bool) error {
+	if seen[d.Val()] {
+		return d.Errf("duplicate option '%s'", d.Val())
+	}
+	seen[d.Val()] = true
+	return nil
+}
+
+// one consumes the only argument of an option.
+func one(d *caddyfile.Dispenser) (string, error) {
+	option := d.Val()
+	if d.CountRemainingArgs() != 1 {
+		return "", d.Errf("option '%s' takes one argument, got %d", option, d.CountRemainingArgs())
+	}
+	d.NextArg()
+	return d.Val(), nil
+}
+
+func oneOf(d *caddyfile.Dispenser, values ...string) (string, error) {
+	option := d.Val()
+	value, err := one(d)
+	if err == nil && !slices.Contains(values, value) {
+		err = d.Errf("option '%s': unknown value '%s': use %s", option, value, strings.Join(values, ", "))
+	}
+	return value, err
+}
+
+func count(d *caddyfile.Dispenser) (int, error) {
+	option := d.Val()
+	value, err := one(d)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(value, 10, 31)
+	if err != nil {
+		return 0, d.Errf("option '%s': '%s' is not a whole number of 0 or more", option, value)
+	}
+	return int(n), nil
+}
+
+func size(d *caddyfile.Dispenser) (*int, error) {
+	option := d.Val()
+	value, err := one(d)
+	if err != nil {
+		return nil, err
+	}
+	n, err := humanize.ParseBytes(value)
+	if err != nil || n == 0 || n > maxMaxBytes {
+		return nil, d.Errf("option '%s': '%s' is not a size between 1B and %s, as in 16KiB", option, value, humanize.IBytes(maxMaxBytes))
+	}
+	bytes := int(n)
+	return &bytes, nil
+}
+
+func duration(d *caddyfile.Dispenser) (*caddy.Duration, error) {
+	option := d.Val()
+	value, err := one(d)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := caddy.ParseDuration(value)
+	if err != nil {
+		return nil, d.Errf("option '%s': '%s' is not a duration, as in 10s", option, value)
+	}
+	result := caddy.Duration(parsed)
+	return &result, nil
+}
+
+// endOfOption refuses a block after an option that has none.
+func endOfOption(d *caddyfile.Dispenser, option string) error {
+	if d.NextBlock(d.Nesting()) {
+		return d.Errf("option '%s' takes no block", option)
+	}
+	return nil
+}
+
+// block returns a dispenser for a directive with the given arguments and block.
+func block(name caddyfile.Token, args, body []caddyfile.Token) *caddyfile.Dispenser {
+	tokens := append([]caddyfile.Token{name}, args...)
+	if len(body) > 0 {
+		brace := tokens[len(tokens)-1]
+		brace.Text = "{"
+		tokens = append(tokens, brace)
+		tokens = append(tokens, body...)
+		brace = tokens[len(tokens)-1]
+		brace.Text = "}"
+		brace.Line++
+		tokens = append(tokens, brace)
+	}
+	return caddyfile.NewDispenser(tokens)
+}

@@ -1,0 +1,66 @@
+package streamprox
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+const (
+	// watchDelay is how long a dial may take before anybody looks whether the client
+	// is still there: most take less.
+	watchDelay = 50 * time.Millisecond
+
+	// watchLimit bounds, in bytes, what is read from a client that is waiting.
+	watchLimit = 64 << 10
+)
+
+// clientWatch notices that a client resets its connection while an upstream is
+// being dialled. A socket tells that only to those who read from it, so it reads
+// ahead. The end of the client's sending is no reason to give up: a client that has
+// said all it has to say may well wait for an answer.
+type clientWatch struct {
+	conn    net.Conn
+	pending []byte // what has been read and not been sent yet
+}
+
+// start begins to watch after a delay. The context is cancelled when the client goes
+// away; after stop, pending is complete and the connection as it was.
+func (w *clientWatch) start() (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	timer := time.AfterFunc(watchDelay, func() {
+		defer close(ended)
+		w.read(ctx, cancel)
+	})
+	return ctx, func() {
+		if !timer.Stop() {
+			// The watch is in a read, or about to begin one.
+			_ = w.conn.SetReadDeadline(time.Unix(1, 0))
+			<-ended
+			_ = w.conn.SetReadDeadline(time.Time{})
+		}
+		cancel()
+	}
+}
+
+// read reads ahead until the deadline that stop sets, the limit, or the end of the
+// client's sending. It calls gone when the connection breaks.
+func (w *clientWatch) read(ctx context.Context, gone context.CancelFunc) {
+	buf := make([]byte, 4<<10)
+	for begin := len(w.pending); len(w.pending)-begin < watchLimit; {
+		n, err := w.conn.Read(buf)
+		w.pending = append(w.pending, buf[:n]...)
+		switch {
+		case err == nil && ctx.Err() == nil:
+		case err == nil, errors.Is(err, io.EOF), errors.Is(err, os.ErrDeadlineExceeded):
+			return
+		default:
+			gone()
+			return
+		}
+	}
+}

@@ -1,0 +1,335 @@
+package streamprox
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+)
+
+// defaultWait is how long http_app waits for a listener by default.
+const defaultWait = 5 * time.Second
+
+// HTTPApp delivers a connection to a server of Caddy's HTTP app in this process,
+// without a socket in between. The server listens on the virtual network: its sites
+// have `bind streamprox/<name>`. It sees the client's address, the local address that
+// the client connected to, and the state of TLS that layer4 terminated.
+//
+// Only the first request of a connection is routed: the HTTP server serves those
+// that follow.
+type HTTPApp struct {
+	// The name, or name:port, on which the HTTP server listens. Without a port, TLS
+	// goes to the HTTPS listener of that name and anything else to its HTTP
+	// listener. Default: inside a listener wrapper, the wrapped server; elsewhere the
+	// only name that is bound.
+	Listener string `json:"listener,omitempty"`
+
+	// How long to wait for a listener that is configured but does not accept yet.
+	// Default: 5s.
+	Wait *caddy.Duration `json:"wait,omitempty"`
+
+	// What becomes of the requests that follow the first one on a connection. `pin`
+	// leaves them to the HTTP server. Default: `pin`.
+	Reuse string `json:"reuse,omitempty"`
+
+	wait    time.Duration
+	wrapped bool                           // inside a listener wrapper
+	targets func() (*httpListeners, error) // of the configuration this handler is in
+	logger  *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (*HTTPApp) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.handlers.http_app",
+		New: func() caddy.Module { return new(HTTPApp) },
+	}
+}
+
+// Provision sets up the handler and finds its listeners.
+func (h *HTTPApp) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	h.wait = defaultWait
+	if h.Wait != nil {
+		if h.wait = time.Duration(*h.Wait); h.wait <= 0 {
+			return fmt.Errorf("wait: %s is not more than 0", h.wait)
+		}
+	}
+	switch h.Reuse {
+	case "", "pin":
+	case "reinspect", "close":
+		return fmt.Errorf("reuse %s: routing each request of a connection is not available yet; use 'reuse pin' or leave it out", h.Reuse)
+	default:
+		return fmt.Errorf("reuse: unknown value %q: use pin", h.Reuse)
+	}
+
+	h.targets = sync.OnceValues(func() (*httpListeners, error) { return findHTTPListeners(ctx, h.Listener) })
+	if h.wrapped = ctx.Value(caddyhttp.ServerCtxKey) != nil; h.wrapped {
+		return nil // the HTTP app is being provisioned: it is asked when it runs
+	}
+	targets, err := h.targets()
+	if err != nil {
+		return err
+	}
+	if targets.empty() {
+		h.logger.Warn("no HTTP server listens there; add 'bind "+networkName+"/"+targets.bindName()+"' to a site", zap.String("listener", h.Listener))
+	}
+	return unbindACME(ctx)
+}
+
+// httpListeners are the addresses on the virtual network at which a name is served.
+// Either may be empty.
+type httpListeners struct {
+	name  string
+	plain string // listener of HTTP
+	tls   string // listener of HTTPS
+	any   string // the one listener that was asked for by port
+}
+
+func (t *httpListeners) empty() bool { return t.plain == "" && t.tls == "" && t.any == "" }
+
+// bindName returns the name for use in advice.
+func (t *httpListeners) bindName() string {
+	if t.name == "" {
+		return "web"
+	}
+	return t.name
+}
+
+// findHTTPListeners looks for the listeners of a name, or name:port, or of the only
+// name, among the servers of the HTTP app.
+func findHTTPListeners(ctx caddy.Context, listener string) (*httpListeners, error) {
+	name, port := listener, ""
+	if strings.Contains(listener, ":") {
+		var err error
+		if name, port, err = net.SplitHostPort(listener); err != nil {
+			return nil, fmt.Errorf("listener %q: %w", listener, err)
+		}
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil || name == "" {
+			return nil, fmt.Errorf("listener %q: use <name> or <name>:<port>", listener)
+		}
+	}
+
+	found := &httpListeners{name: name}
+	module, err := ctx.AppIfConfigured("http")
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return found, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	bound := boundListeners(module.(*caddyhttp.App))
+	if name == "" {
+		names := slices.Compact(mapSlice(bound, func(b boundListener) string { return b.name }))
+		switch len(names) {
+		case 0:
+			return found, nil
+		case 1:
+			found.name = names[0]
+		default:
+			return nil, fmt.Errorf("http_app needs a name, since several are bound to %s: %s", networkName, strings.Join(names, ", "))
+		}
+	}
+
+	var plain, tls []string
+	for _, b := range bound {
+		switch {
+		case b.name != found.name:
+		case port != "" && b.port != port:
+		case port != "":
+			found.any = b.address()
+		case b.tls:
+			tls = append(tls, b.address())
+		default:
+			plain = append(plain, b.address())
+		}
+	}
+	for kind, addresses := range map[string][]string{"HTTPS": tls, "HTTP": plain} {
+		if len(addresses) > 1 {
+			return nil, fmt.Errorf("http_app %s: several %s listeners have that name (%s); name one of them with its port",
+				found.name, kind, strings.Join(addresses, ", "))
+		}
+	}
+	found.plain, found.tls = strings.Join(plain, ""), strings.Join(tls, "")
+	return found, nil
+}
+
+// boundListener is a listener on the virtual network, as configured.
+type boundListener struct {
+	name, port string
+	tls        bool
+}
+
+func (b boundListener) address() string { return net.JoinHostPort(b.name, b.port) }
+
+// boundListeners returns the listeners of app on the virtual network, in order.
+func boundListeners(app *caddyhttp.App) []boundListener {
+	httpPort := uint(app.HTTPPort)
+	if httpPort == 0 {
+		httpPort = caddyhttp.DefaultHTTPPort
+	}
+	var bound []boundListener
+	for _, server := range app.Servers {
+		for _, listen := range server.Listen {
+			address, err := caddy.ParseNetworkAddress(listen)
+			if err != nil || address.Network != networkName {
+				continue
+			}
+			for port := address.StartPort; port <= address.EndPort; port++ {
+				bound = append(bound, boundListener{
+					name: address.Host,
+					port: strconv.FormatUint(uint64(port), 10),
+					tls:  len(server.TLSConnPolicies) > 0 && port != httpPort,
+				})
+			}
+		}
+	}
+	slices.SortFunc(bound, func(a, b boundListener) int { return strings.Compare(a.address(), b.address()) })
+	return bound
+}
+
+func mapSlice[T, U any](in []T, f func(T) U) []U {
+	out := make([]U, len(in))
+	for i, v := range in {
+		out[i] = f(v)
+	}
+	return out
+}
+
+// Handle implements layer4.NextHandler. It returns when the HTTP server has closed
+// the connection; inside a listener wrapper and without a name, after next has taken
+// it.
+func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
+	in := inspectionOf(cx)
+	pending, conn := drain(cx)
+	if err := finishHandshake(conn); err != nil {
+		h.logger.Debug("TLS handshake", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+		return nil
+	}
+	if h.wrapped && h.Listener == "" {
+		stream := fork(cx, conn, pending)
+		setTLSState(stream)
+		return next.Handle(stream)
+	}
+
+	pending, err := firstBytes(conn, pending)
+	if err != nil {
+		h.logger.Debug("no first byte", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+		return nil
+	}
+	isTLS := pending[0] == tlsHandshakeRecord
+	targets, err := h.targets()
+	if err != nil {
+		h.logger.Error("finding listeners", zap.String("listener", h.Listener), zap.Error(err))
+		unavailable(conn, in, pending)
+		return nil
+	}
+	address := targets.choose(isTLS)
+	if address == "" {
+		scheme := "an HTTP"
+		if isTLS {
+			scheme = "an HTTPS"
+		}
+		h.logger.Error("no HTTP server listens there; add 'bind "+networkName+"/"+targets.bindName()+"' to "+scheme+" site",
+			zap.String("listener", h.Listener),
+			zap.Stringer("remote", cx.RemoteAddr()))
+		unavailable(conn, in, pending)
+		return nil
+	}
+
+	setTLSState(cx)
+	handed := newReplayConn(conn, pending)
+	var toDeliver net.Conn = handed
+	if state := tlsState(cx); state != nil {
+		toDeliver = tlsReplayConn{replayConn: handed, state: state}
+	}
+	var request *replayConn
+	if in != nil && in.wholeHead() {
+		request = handed
+	}
+	if err := network.deliver(address, toDeliver, request, h.wait); err != nil {
+		h.logger.Error("delivering connection",
+			zap.String("listener", address),
+			zap.Duration("wait", h.wait),
+			zap.Stringer("remote", cx.RemoteAddr()),
+			zap.Error(err))
+		unavailable(conn, in, pending)
+		return nil
+	}
+	<-handed.closed
+	return nil
+}
+
+// choose returns the address for a stream that begins as TLS, or does not.
+func (t *httpListeners) choose(isTLS bool) string {
+	switch {
+	case t.any != "":
+		return t.any
+	case isTLS:
+		return t.tls
+	default:
+		return t.plain
+	}
+}
+
+// tlsHandshakeRecord is the first byte of a TLS connection (RFC 8446 section 5.1).
+const tlsHandshakeRecord = 0x16
+
+// firstBytes waits for the first bytes of the stream if none has been read.
+func firstBytes(conn net.Conn, pending []byte) ([]byte, error) {
+	if len(pending) > 0 {
+		return pending, nil
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(defaultSilentTimeout)); err != nil {
+		return nil, err
+	}
+	pending, err := readFirst(conn, firstBuffer)
+	if len(pending) == 0 {
+		return nil, noProgress(err)
+	}
+	return pending, conn.SetReadDeadline(time.Time{})
+}
+
+// finishHandshake completes the handshake of a TLS connection that nobody has read
+// from: the state that the HTTP server sees must be complete.
+func finishHandshake(conn net.Conn) error {
+	tlsConn, ok := conn.(*tls.Conn)
+	if !ok || tlsConn.ConnectionState().HandshakeComplete {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), defaultSilentTimeout)
+	defer cancel()
+	return tlsConn.HandshakeContext(ctx)
+}
+
+// unavailable tells the client that there is no server for it: an HTTP client, or
+// one of which the first bytes are all that is known, with 503.
+func unavailable(conn net.Conn, in *inspection, pending []byte) {
+	switch {
+	case pending[0] == tlsHandshakeRecord:
+		tlsAlert(conn, tlsInternalError)
+	case in == nil || in.outcome == OutcomeHTTP:
+		answer(conn, http.StatusServiceUnavailable, bytes.HasPrefix(pending, []byte("HEAD ")))
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner     = (*HTTPApp)(nil)
+	_ caddyfile.Unmarshaler = (*HTTPApp)(nil)
+	_ layer4.NextHandler    = (*HTTPApp)(nil)
+)

@@ -1,0 +1,459 @@
+package streamprox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/httphead"
+)
+
+// The defaults of inspect.
+const (
+	defaultMaxBytes      = 16 << 10
+	defaultTimeout       = 10 * time.Second
+	defaultSilentTimeout = 15 * time.Second
+)
+
+// maxMaxBytes bounds max_bytes: a head that is larger is no head.
+const maxMaxBytes = 16 << 20
+
+// Inspect buffers the first bytes of a connection until it knows what they are, and
+// then runs the first of its routes that matches. The handlers of a route get the
+// stream from its first byte.
+//
+// Every inspection ends with exactly one outcome: `http`, a complete and valid
+// HTTP/1.0 or 1.1 head; `tls`, a TLS ClientHello; `other`, bytes that can become
+// neither; `http2`, the preface of HTTP/2; `malformed`, meant as HTTP but invalid or
+// ambiguous; `too_large`; `timeout`; `silent`; `eof`. Those after `other` reach a
+// route only if one of its matcher sets names them with the matcher `inspected`. What
+// no route takes is answered (400, 431, 408, GOAWAY) or closed; `http`, `tls` and
+// `other` go to the next handler.
+type Inspect struct {
+	// What must have arrived before deciding: `headers`, the whole head, or `line`,
+	// the request line. Default: `headers`.
+	Until string `json:"until,omitempty"`
+
+	// How many bytes the head may have. Default: 16384, as in Caddy's HTTP app.
+	MaxBytes *int `json:"max_bytes,omitempty"`
+
+	// How many reads may be needed for the head. Default: 0, no limit.
+	MaxPackets int `json:"max_packets,omitempty"`
+
+	// How long the head may take, from its first byte on. Default: 10s.
+	Timeout *caddy.Duration `json:"timeout,omitempty"`
+
+	// How long the first byte may take. Default: 15s.
+	SilentTimeout *caddy.Duration `json:"silent_timeout,omitempty"`
+
+	// How many connections may be under inspection at once; those beyond are reset.
+	// Default: 0, no limit.
+	MaxPending int `json:"max_pending,omitempty"`
+
+	// The same for each IPv4 address and each IPv6 /64 network; clients on Unix
+	// sockets are exempt. Default: 0, no limit.
+	MaxPendingPerIP int `json:"max_pending_per_ip,omitempty"`
+
+	// Accept what Go's HTTP server accepts. The default is strict: a head that two
+	// parsers could read differently is `malformed`.
+	Lenient bool `json:"lenient,omitempty"`
+
+	// The routes, of which the first that matches gets the stream.
+	Routes []*Route `json:"routes,omitempty"`
+
+	bounds  bounds
+	head    httphead.Options
+	pending pendingLimits
+	refused throttledLog
+	logger  *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Inspect) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.handlers.inspect",
+		New: func() caddy.Module { return new(Inspect) },
+	}
+}
+
+// Provision sets up the handler and its routes.
+func (h *Inspect) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	if err := h.provisionLimits(); err != nil {
+		return err
+	}
+	if err := refuseUDP(ctx); err != nil {
+		return err
+	}
+	for i, route := range h.Routes {
+		if unboundedNot(route.MatcherSetsRaw) {
+			h.logger.Warn("a route matches what is not this request, and so everything that is not HTTP; add 'inspected http' to its matchers",
+				zap.Int("route", i))
+		}
+		if err := route.provision(ctx); err != nil {
+			return fmt.Errorf("route %d: %w", i, err)
+		}
+	}
+	if err := h.checkUntilLine(); err != nil {
+		return err
+	}
+	return h.checkHTTP2(ctx)
+}
+
+// provisionLimits checks the options and replaces those that are unset by defaults.
+func (h *Inspect) provisionLimits() error {
+	switch h.Until {
+	case "", "headers":
+	case "line":
+		h.head.LineOnly = true
+	default:
+		return fmt.Errorf("until: unknown value %q: use headers or line", h.Until)
+	}
+	h.head.Lenient = h.Lenient
+
+	h.bounds = bounds{bytes: defaultMaxBytes, packets: h.MaxPackets, timeout: defaultTimeout, silentTimeout: defaultSilentTimeout}
+	if h.MaxBytes != nil {
+		if h.bounds.bytes = *h.MaxBytes; h.bounds.bytes <= 0 || h.bounds.bytes > maxMaxBytes {
+			return fmt.Errorf("max_bytes: %d is not between 1 and %d bytes", *h.MaxBytes, maxMaxBytes)
+		}
+	}
+	if h.Timeout != nil {
+		if h.bounds.timeout = time.Duration(*h.Timeout); h.bounds.timeout <= 0 {
+			return fmt.Errorf("timeout: %s is not more than 0", h.bounds.timeout)
+		}
+	}
+	if h.SilentTimeout != nil {
+		if h.bounds.silentTimeout = time.Duration(*h.SilentTimeout); h.bounds.silentTimeout <= 0 {
+			return fmt.Errorf("silent_timeout: %s is not more than 0", h.bounds.silentTimeout)
+		}
+	}
+	for _, option := range []struct {
+		name  string
+		value int
+	}{
+		{"max_packets", h.MaxPackets},
+		{"max_pending", h.MaxPending},
+		{"max_pending_per_ip", h.MaxPendingPerIP},
+	} {
+		if option.value < 0 {
+			return fmt.Errorf("%s: %d is less than 0", option.name, option.value)
+		}
+	}
+	h.pending.max, h.pending.maxPerIP = h.MaxPending, h.MaxPendingPerIP
+	return nil
+}
+
+// checkUntilLine refuses matchers that look for what has not arrived when the
+// request line alone is awaited.
+func (h *Inspect) checkUntilLine() error {
+	if !h.head.LineOnly {
+		return nil
+	}
+	for i, route := range h.Routes {
+		for _, set := range route.sets {
+			for _, m := range set.matchers {
+				request, ok := m.set[0].(*MatchHTTPRequest)
+				if ok && request.headers != "" {
+					return fmt.Errorf("route %d: http_request %s needs the header fields, which 'until line' does not wait for; use 'until headers'", i, request.headers)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// checkHTTP2 refuses a configuration that would turn away every browser: as a
+// listener wrapper after TLS, on a server that offers HTTP/2, without a route for it.
+func (h *Inspect) checkHTTP2(ctx caddy.Context) error {
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || !slices.Contains(server.Protocols, "h2") || wrapsBeforeTLS(server) {
+		return nil
+	}
+	if slices.ContainsFunc(h.Routes, func(r *Route) bool { return r.names(OutcomeHTTP2) }) {
+		return nil
+	}
+	for _, policy := range server.TLSConnPolicies {
+		if len(policy.ALPN) == 0 || slices.Contains(policy.ALPN, "h2") {
+			return errors.New("this server offers HTTP/2 on TLS, which no route of inspect takes: set 'protocols h1' for the server, or name the outcome with 'inspected http2' in a route")
+		}
+	}
+	return nil
+}
+
+// wrapsBeforeTLS reports whether the layer4 wrapper of the server stands before its
+// TLS wrapper, so that it sees TLS and not what is inside.
+func wrapsBeforeTLS(server *caddyhttp.Server) bool {
+	for _, raw := range server.ListenerWrappersRaw {
+		var wrapper struct {
+			Name string `json:"wrapper"`
+		}
+		if json.Unmarshal(raw, &wrapper) != nil {
+			continue
+		}
+		switch wrapper.Name {
+		case "tls":
+			return false
+		case "layer4":
+			// Without a tls wrapper, Caddy puts TLS before all of them.
+			return slices.ContainsFunc(server.ListenerWrappersRaw, func(raw json.RawMessage) bool {
+				return json.Unmarshal(raw, &wrapper) == nil && wrapper.Name == "tls"
+			})
+		}
+	}
+	return false
+}
+
+// refuseUDP returns an error if the layer4 server around this handler listens for
+// datagrams. The server being provisioned is not known to its handlers; it is the
+// one whose configuration still holds theirs.
+func refuseUDP(ctx caddy.Context) error {
+	for _, module := range ctx.Modules() {
+		app, ok := module.(*layer4.App)
+		if !ok {
+			continue
+		}
+		for name, server := range app.Servers {
+			inspects := slices.ContainsFunc(server.Routes, func(r *layer4.Route) bool {
+				return slices.ContainsFunc(r.HandlersRaw, containsInspect)
+			})
+			if !inspects {
+				continue
+			}
+			for _, listen := range server.Listen {
+				address, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(listen, ""))
+				if err == nil && isDatagram(address.Network) {
+					return fmt.Errorf("server %s listens on %s: inspect reads streams, not datagrams; move it to a server that listens on TCP or a Unix socket", name, listen)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// containsInspect reports whether a JSON value holds an inspect handler.
+func containsInspect(raw json.RawMessage) bool {
+	var value any
+	return json.Unmarshal(raw, &value) == nil && findInspect(value)
+}
+
+func findInspect(value any) bool {
+	switch v := value.(type) {
+	case map[string]any:
+		if v["handler"] == "inspect" {
+			return true
+		}
+		for _, inner := range v {
+			if findInspect(inner) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(v, findInspect)
+	}
+	return false
+}
+
+// isDatagram reports whether connections on that network carry datagrams.
+func isDatagram(network string) bool {
+	return strings.HasPrefix(network, "udp") || network == "unixgram" || network == "fdgram" || strings.HasPrefix(network, "ip")
+}
+
+// unboundedNot reports whether one of the sets matches by the absence of a request
+// without asking for HTTP.
+func unboundedNot(sets []caddy.ModuleMap) bool {
+	return slices.ContainsFunc(sets, func(set caddy.ModuleMap) bool {
+		var negated []caddy.ModuleMap
+		if json.Unmarshal(set["not"], &negated) != nil {
+			return false
+		}
+		if !slices.ContainsFunc(negated, func(s caddy.ModuleMap) bool { return s["http_request"] != nil }) {
+			return false
+		}
+		var outcomes []string
+		_ = json.Unmarshal(set["inspected"], &outcomes)
+		return len(outcomes) != 1 || outcomes[0] != OutcomeHTTP.String()
+	})
+}
+
+// Handle implements layer4.NextHandler. It returns when the stream has ended or,
+// with a stream that no route keeps, after next has taken it.
+func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
+	if isDatagram(cx.LocalAddr().Network()) {
+		return errors.New("inspect reads streams, not datagrams")
+	}
+	release, ok := h.pending.acquire(cx.RemoteAddr())
+	if !ok {
+		h.refused.warn(h.logger, "too many connections under inspection; resetting new ones", h.pending.refusals())
+		reset(cx)
+		return nil
+	}
+
+	in := h.inspect(cx)
+	err := in.begin()
+	if err != nil {
+		release()
+		h.logger.Debug("inspection ended", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+		return nil
+	}
+	stream, route, err := h.choose(cx, in)
+	release()
+	h.logDecision(in, route, err)
+	if errors.Is(err, errClientGone) {
+		return nil
+	}
+
+	// The destination's own deadlines begin now.
+	_ = in.conn.SetReadDeadline(time.Time{})
+	switch {
+	case err != nil:
+		if in.outcome == OutcomeHTTP {
+			in.answer(http.StatusBadRequest)
+		}
+		return nil
+	case route >= 0:
+		return h.Routes[route].handle(stream, next)
+	case in.isConnect():
+		in.answer(http.StatusNotImplemented)
+		return nil
+	case in.outcome.open():
+		return next.Handle(stream)
+	default:
+		in.refuse()
+		return nil
+	}
+}
+
+// inspect prepares the inspection of cx, of which earlier matchers may have read a
+// part.
+func (h *Inspect) inspect(cx *layer4.Connection) *inspection {
+	in := &inspection{bounds: h.bounds, options: h.head, started: time.Now()}
+	in.head.Reset(in.options)
+	in.data, in.conn = drain(cx)
+	if len(in.data) > 0 {
+		in.packets = 1
+		in.deadline = in.started.Add(h.bounds.timeout)
+	}
+	return in
+}
+
+// choose returns the index of the route that takes the inspected connection, or -1,
+// and the stream for its handlers, which has its own variables and placeholders. An
+// error is errClientGone or a *matchError.
+func (h *Inspect) choose(cx *layer4.Connection, in *inspection) (*layer4.Connection, int, error) {
+	stream := in.stream(cx)
+	for i := 0; i < len(h.Routes); {
+		matched, err := h.Routes[i].match(stream, in)
+		switch {
+		case errors.Is(err, layer4.ErrConsumedAllPrefetchedBytes):
+			more, err := in.more()
+			if err != nil {
+				return nil, -1, err
+			}
+			if more {
+				stream = in.stream(cx)
+			}
+			// The same route again: with more bytes, or knowing that none will come.
+		case err != nil:
+			return nil, -1, err
+		case matched:
+			return stream, i, nil
+		default:
+			i++
+		}
+	}
+	return stream, -1, nil
+}
+
+// stream returns the connection that matchers and handlers get: its bytes are those
+// inspected so far and what follows them.
+func (in *inspection) stream(cx *layer4.Connection) *layer4.Connection {
+	stream := fork(cx, in.conn, slices.Clip(in.data))
+	stream.SetVar(inspectionVar, in)
+	setTLSState(stream)
+	return stream
+}
+
+// isConnect reports whether the request is a CONNECT request.
+func (in *inspection) isConnect() bool {
+	return in.outcome == OutcomeHTTP && string(in.head.Method.Of(in.data)) == http.MethodConnect
+}
+
+// refuse gives the client of a stream that no route took the answer that its
+// outcome calls for.
+func (in *inspection) refuse() {
+	switch {
+	case in.outcome == OutcomeHTTP2:
+		goAway(in.conn)
+	case !in.partialHTTP():
+	case in.outcome == OutcomeMalformed:
+		in.answer(http.StatusBadRequest)
+	case in.outcome == OutcomeTooLarge:
+		in.answer(http.StatusRequestHeaderFieldsTooLarge)
+	case in.outcome == OutcomeTimeout:
+		in.answer(http.StatusRequestTimeout)
+	}
+}
+
+func (in *inspection) answer(status int) {
+	answer(in.conn, status, in.outcome == OutcomeHTTP && string(in.head.Method.Of(in.data)) == http.MethodHead)
+}
+
+// logDecision writes one line for the connection: a warning if a matcher failed,
+// else at debug level.
+func (h *Inspect) logDecision(in *inspection, route int, err error) {
+	var failed *matchError
+	if errors.As(err, &failed) {
+		h.logger.Warn("matcher failed; closing the connection",
+			zap.Stringer("remote", in.conn.RemoteAddr()),
+			zap.String("matcher", failed.matcher),
+			zap.Error(failed.err))
+		return
+	}
+	if !h.logger.Core().Enabled(zap.DebugLevel) {
+		return
+	}
+	fields := []zap.Field{
+		zap.Stringer("remote", in.conn.RemoteAddr()),
+		zap.Stringer("local", in.conn.LocalAddr()),
+		zap.Stringer("outcome", in.outcome),
+		zap.Int("read", len(in.data)),
+		zap.Duration("duration", time.Since(in.started)),
+		zap.Int("route", route),
+	}
+	if reason := in.head.Err(); reason != nil {
+		fields = append(fields, zap.NamedError("reason", reason))
+	}
+	if err != nil {
+		fields = append(fields, zap.Error(err))
+	}
+	h.logger.Debug("inspected", fields...)
+}
+
+// throttledLog writes a warning at most every ten seconds.
+type throttledLog struct{ last atomic.Int64 }
+
+func (t *throttledLog) warn(logger *zap.Logger, message string, count uint64) {
+	now, last := time.Now().UnixNano(), t.last.Load()
+	if now-last < int64(10*time.Second) || !t.last.CompareAndSwap(last, now) {
+		return
+	}
+	logger.Warn(message, zap.Uint64("total", count))
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner     = (*Inspect)(nil)
+	_ caddyfile.Unmarshaler = (*Inspect)(nil)
+	_ layer4.NextHandler    = (*Inspect)(nil)
+)

@@ -1,0 +1,339 @@
+package streamprox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/mholt/caddy-l4/layer4"
+	"github.com/mholt/caddy-l4/modules/l4proxy"
+	"github.com/pires/go-proxyproto"
+	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/relay"
+)
+
+// The defaults of relay.
+const (
+	defaultDialTimeout      = 3 * time.Second
+	defaultIdleTimeout      = time.Hour
+	defaultHalfCloseTimeout = 5 * time.Minute
+	defaultTryInterval      = 250 * time.Millisecond
+	defaultGracePeriod      = 10 * time.Second
+)
+
+// Relay sends a stream to a remote server, from its first byte. Its JSON is that of
+// caddy-l4's proxy handler, whose place it can take, with the options below added.
+//
+// Only the first request of a connection is routed: those that follow go to the same
+// server.
+type Relay struct {
+	// The servers, each with one address. Of those available, the load-balancing
+	// policy chooses; after a failed dial each other one is tried once.
+	Upstreams l4proxy.UpstreamPool `json:"upstreams,omitempty"`
+
+	// How to choose among the upstreams, and for how long to try. Default: at random,
+	// one round.
+	LoadBalancing *l4proxy.LoadBalancing `json:"load_balancing,omitempty"`
+
+	// The version of the PROXY protocol header to send, `v1` or `v2`. Default: none.
+	ProxyProtocol string `json:"proxy_protocol,omitempty"`
+
+	// How long connecting to one upstream may take, with TLS and the PROXY protocol
+	// header. Default: 3s.
+	DialTimeout *caddy.Duration `json:"dial_timeout,omitempty"`
+
+	// For how long a stream may deliver no byte in either direction. 0 means no
+	// limit. Default: 1h.
+	IdleTimeout *caddy.Duration `json:"idle_timeout,omitempty"`
+
+	// For how long a stream may deliver no byte once one side has finished sending. 0
+	// means no limit. Default: 5m.
+	HalfCloseTimeout *caddy.Duration `json:"half_close_timeout,omitempty"`
+
+	// What becomes of the requests that follow the first one on a connection. `pin`
+	// leaves them to the same server. Default: `pin`.
+	Reuse string `json:"reuse,omitempty"`
+
+	upstreams        []*upstream
+	balancer         balancer
+	tryDuration      time.Duration
+	tryInterval      time.Duration
+	dialTimeout      time.Duration
+	idleTimeout      time.Duration
+	halfCloseTimeout time.Duration
+	proxyVersion     byte // 0: no PROXY protocol header
+	engine           relay.Engine
+	ctx              caddy.Context
+	logger           *zap.Logger
+}
+
+// streams holds all the streams of the process: they outlive the configuration that
+// began them.
+var streams relay.Registry
+
+// CaddyModule returns the Caddy module information.
+func (*Relay) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.handlers.relay",
+		New: func() caddy.Module { return new(Relay) },
+	}
+}
+
+// Provision sets up the handler and its upstreams.
+func (h *Relay) Provision(ctx caddy.Context) error {
+	h.ctx = ctx
+	h.logger = ctx.Logger()
+	h.engine = &relay.Portable{Streams: &streams}
+	if err := h.provisionOptions(); err != nil {
+		return err
+	}
+	if len(h.Upstreams) == 0 {
+		return errors.New("relay needs at least one upstream")
+	}
+	for _, config := range h.Upstreams {
+		u, err := newUpstream(ctx, config)
+		if err != nil {
+			return err
+		}
+		h.upstreams = append(h.upstreams, u)
+	}
+	var err error
+	h.balancer, err = newBalancer(ctx, h.LoadBalancing)
+	return err
+}
+
+// provisionOptions checks the options and replaces those that are unset by defaults.
+func (h *Relay) provisionOptions() error {
+	h.dialTimeout = defaultDialTimeout
+	h.idleTimeout = defaultIdleTimeout
+	h.halfCloseTimeout = defaultHalfCloseTimeout
+	for _, option := range []struct {
+		name  string
+		value *caddy.Duration
+		to    *time.Duration
+		zero  bool // 0 means none
+	}{
+		{"dial_timeout", h.DialTimeout, &h.dialTimeout, false},
+		{"idle_timeout", h.IdleTimeout, &h.idleTimeout, true},
+		{"half_close_timeout", h.HalfCloseTimeout, &h.halfCloseTimeout, true},
+	} {
+		if option.value == nil {
+			continue
+		}
+		*option.to = time.Duration(*option.value)
+		switch {
+		case *option.to < 0:
+			return fmt.Errorf("%s: %s is less than 0", option.name, *option.to)
+		case *option.to == 0 && !option.zero:
+			return fmt.Errorf("%s: 0 would refuse every connection; leave it out for the default of %s", option.name, defaultDialTimeout)
+		}
+	}
+	if lb := h.LoadBalancing; lb != nil {
+		if lb.TryDuration < 0 || lb.TryInterval < 0 {
+			return errors.New("load_balancing: try_duration and try_interval cannot be less than 0")
+		}
+		h.tryDuration = time.Duration(lb.TryDuration)
+		if h.tryInterval = time.Duration(lb.TryInterval); h.tryInterval == 0 {
+			h.tryInterval = defaultTryInterval
+		}
+	}
+	switch version := caddy.NewReplacer().ReplaceKnown(h.ProxyProtocol, ""); version {
+	case "":
+	case "v1":
+		h.proxyVersion = 1
+	case "v2":
+		h.proxyVersion = 2
+	default:
+		return fmt.Errorf("proxy_protocol: unknown version %q: use v1 or v2", version)
+	}
+	switch h.Reuse {
+	case "", "pin":
+		return nil
+	case "close":
+		return errors.New("reuse close: routing each request of a connection is not available yet; use 'reuse pin' or leave it out")
+	default:
+		return fmt.Errorf("reuse: unknown value %q: use pin", h.Reuse)
+	}
+}
+
+// Handle implements layer4.NextHandler. It returns when the stream has ended.
+func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
+	http, head := isHTTP(cx)
+	pending, client := drain(cx)
+	watch := &clientWatch{conn: client, pending: pending}
+
+	conn, to, err := h.connect(cx, watch)
+	if err != nil {
+		h.logFailure(cx, err)
+		if http && !errors.Is(err, errLeftDial) {
+			answer(client, failureStatus(err), head)
+		}
+		return nil
+	}
+
+	ended := make(chan struct{})
+	h.engine.Start(&relay.Stream{
+		Client:           relayable(client),
+		Upstream:         conn,
+		ToUpstream:       relay.Direction{Pending: watch.pending},
+		IdleTimeout:      h.idleTimeout,
+		HalfCloseTimeout: h.halfCloseTimeout,
+		Done: func(account relay.Account) {
+			to.release()
+			h.logEnd(cx, to, account)
+			close(ended)
+		},
+	})
+	// caddy-l4 closes the client's socket when Handle returns.
+	<-ended
+	return nil
+}
+
+// connect dials upstreams until one answers. The upstream it returns is acquired.
+func (h *Relay) connect(cx *layer4.Connection, watch *clientWatch) (net.Conn, *upstream, error) {
+	var header *proxyproto.Header
+	if h.proxyVersion != 0 {
+		header = proxyproto.HeaderProxyFromAddrs(h.proxyVersion, cx.RemoteAddr(), cx.LocalAddr())
+	}
+	var alpn string
+	if state := tlsState(cx); state != nil {
+		alpn = state.NegotiatedProtocol
+	}
+
+	ctx, stop := watch.start()
+	defer stop()
+
+	giveUp := time.Now().Add(h.tryDuration)
+	for {
+		conn, to, err := h.tryEach(ctx, cx, header, alpn)
+		if err == nil {
+			return conn, to, nil
+		}
+		if ctx.Err() != nil {
+			return nil, nil, errLeftDial
+		}
+		if time.Now().Add(h.tryInterval).After(giveUp) {
+			return nil, nil, err
+		}
+		select {
+		case <-time.After(h.tryInterval):
+		case <-ctx.Done():
+			return nil, nil, errLeftDial
+		}
+	}
+}
+
+// tryEach dials each available upstream once, in the order the policy chooses, until
+// one answers. The error is that of the last one.
+func (h *Relay) tryEach(ctx context.Context, cx *layer4.Connection, header *proxyproto.Header, alpn string) (net.Conn, *upstream, error) {
+	untried := slices.Clone(h.upstreams)
+	err := errNoUpstream
+	for {
+		untried = slices.DeleteFunc(untried, func(u *upstream) bool { return !u.available() })
+		if len(untried) == 0 {
+			return nil, nil, err
+		}
+		u := h.balancer.choose(untried, cx)
+		untried = slices.DeleteFunc(untried, func(other *upstream) bool { return other == u })
+		if !u.acquire() {
+			continue
+		}
+		dialCtx, cancel := context.WithTimeout(ctx, h.dialTimeout)
+		conn, dialErr := u.dial(dialCtx, header, alpn)
+		cancel()
+		if dialErr == nil {
+			return conn, u, nil
+		}
+		u.release()
+		err = fmt.Errorf("dialing %s: %w", u.address, dialErr)
+		if ctx.Err() != nil {
+			return nil, nil, err
+		}
+		h.logger.Debug("dial failed", zap.String("upstream", u.address), zap.Stringer("remote", cx.RemoteAddr()), zap.Error(dialErr))
+	}
+}
+
+// failureStatus is the answer for an HTTP client whose request reaches no upstream.
+func failureStatus(err error) int {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, errNoUpstream):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.As(err, &timeout) && timeout.Timeout():
+		return http.StatusGatewayTimeout
+	default:
+		return http.StatusBadGateway
+	}
+}
+
+func (h *Relay) logFailure(cx *layer4.Connection, err error) {
+	if errors.Is(err, errLeftDial) {
+		h.logger.Debug("relay given up", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+		return
+	}
+	h.logger.Error("no upstream reached", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+}
+
+func (h *Relay) logEnd(cx *layer4.Connection, to *upstream, account relay.Account) {
+	if !h.logger.Core().Enabled(zap.DebugLevel) {
+		return
+	}
+	h.logger.Debug("stream ended",
+		zap.Stringer("remote", cx.RemoteAddr()),
+		zap.String("upstream", to.address),
+		zap.Int64("read", account.ToUpstream),
+		zap.Int64("written", account.ToClient),
+		zap.Duration("duration", account.Duration),
+		zap.Stringer("cause", account.Cause),
+		zap.String("engine", account.Engine),
+		zap.Error(account.Err))
+}
+
+// Cleanup lets go of the upstreams. When the process exits it first waits for the
+// streams to end, for as long as the HTTP app waits for its requests.
+func (h *Relay) Cleanup() error {
+	for _, u := range h.upstreams {
+		u.close()
+	}
+	if !caddy.Exiting() || streams.Len() == 0 {
+		return nil
+	}
+	grace := h.gracePeriod()
+	h.logger.Info("waiting for streams to end", zap.Int("streams", streams.Len()), zap.Duration("grace_period", grace))
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	if reset := streams.Drain(ctx); reset > 0 {
+		h.logger.Warn("streams were reset at shutdown", zap.Int("streams", reset))
+	}
+	return nil
+}
+
+// gracePeriod is the HTTP app's, if it has one.
+func (h *Relay) gracePeriod() time.Duration {
+	module, err := h.ctx.AppIfConfigured("http")
+	if err != nil {
+		return defaultGracePeriod
+	}
+	if app, ok := module.(*caddyhttp.App); ok && app.GracePeriod > 0 {
+		return time.Duration(app.GracePeriod)
+	}
+	return defaultGracePeriod
+}
+
+// Interface guards
+var (
+	_ caddy.CleanerUpper    = (*Relay)(nil)
+	_ caddy.Provisioner     = (*Relay)(nil)
+	_ caddyfile.Unmarshaler = (*Relay)(nil)
+	_ layer4.NextHandler    = (*Relay)(nil)
+)

@@ -1,0 +1,253 @@
+package streamprox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/streamprox/caddy-streamprox/internal/httphead"
+)
+
+// Outcome is how an inspection ends.
+type Outcome uint8
+
+// The outcomes. A route sees those after OutcomeOther only if one of its matcher
+// sets names them.
+const (
+	OutcomeHTTP      Outcome = iota // a complete, valid HTTP/1.0 or 1.1 head
+	OutcomeTLS                      // begins as a TLS ClientHello record
+	OutcomeOther                    // bytes that can become none of these
+	OutcomeHTTP2                    // the HTTP/2 preface
+	OutcomeMalformed                // meant as HTTP, but invalid or ambiguous
+	OutcomeTooLarge                 // max_bytes or max_packets reached with an incomplete head
+	OutcomeTimeout                  // some bytes, no complete head in time
+	OutcomeSilent                   // no byte in time
+	OutcomeEOF                      // the client finished sending before the head was complete
+	outcomeCount
+)
+
+var outcomeNames = [outcomeCount]string{
+	"http", "tls", "other", "http2", "malformed", "too_large", "timeout", "silent", "eof",
+}
+
+// String returns the name of the outcome in configurations and logs.
+func (o Outcome) String() string { return outcomeNames[o] }
+
+// parseOutcome returns the outcome of that name.
+func parseOutcome(name string) (Outcome, error) {
+	for o, known := range outcomeNames {
+		if name == known {
+			return Outcome(o), nil
+		}
+	}
+	return 0, fmt.Errorf("unknown outcome %q: use one of %s", name, strings.Join(outcomeNames[:], ", "))
+}
+
+// open reports whether routes see the outcome without naming it.
+func (o Outcome) open() bool { return o <= OutcomeOther }
+
+// final reports whether an inspection that ended so reads no further, whatever a
+// matcher asks for.
+func (o Outcome) final() bool { return o > OutcomeHTTP2 }
+
+// bounds are the limits of an inspection.
+type bounds struct {
+	bytes         int
+	packets       int // 0 = no limit
+	timeout       time.Duration
+	silentTimeout time.Duration
+}
+
+// inspection is what is known of the beginning of a connection: its bytes, what
+// they are, and the limits under which more may be read.
+type inspection struct {
+	bounds  bounds
+	conn    net.Conn
+	data    []byte // every byte received; connections that replay it share it
+	packets int
+	options httphead.Options
+	head    httphead.Reader
+	outcome Outcome
+
+	started   time.Time
+	deadline  time.Time // for the whole head; zero before the first byte
+	exhausted bool      // nothing more can be read within the bounds
+
+	http httpRequest // what http_request matchers make of the head
+}
+
+// inspectionVar is the connection variable that holds the *inspection.
+const inspectionVar = "streamprox.inspection"
+
+// inspectionOf returns what inspect found out about the bytes that cx reads next,
+// or nil: the connection was not inspected, or a handler since then has consumed
+// or decoded what inspect saw.
+func inspectionOf(cx *layer4.Connection) *inspection {
+	in, ok := cx.GetVar(inspectionVar).(*inspection)
+	if !ok {
+		return nil
+	}
+	next := cx.MatchingBytes()
+	if len(next) == 0 && len(in.data) == 0 {
+		if cx.Conn != in.conn {
+			return nil
+		}
+		return in
+	}
+	if len(next) == 0 || len(in.data) == 0 || &next[0] != &in.data[0] {
+		return nil
+	}
+	return in
+}
+
+// wholeHead reports whether the data holds the whole head of an HTTP request.
+func (in *inspection) wholeHead() bool {
+	return in.outcome == OutcomeHTTP && !in.options.LineOnly
+}
+
+// isHTTP reports whether the bytes that cx reads next are known to be an HTTP
+// request, and whether its method is HEAD.
+func isHTTP(cx *layer4.Connection) (http, head bool) {
+	in := inspectionOf(cx)
+	if in == nil || in.outcome != OutcomeHTTP {
+		return false, false
+	}
+	return true, string(in.head.Method.Of(in.data)) == "HEAD"
+}
+
+// errClientGone is returned when a connection breaks during inspection.
+var errClientGone = errors.New("client went away")
+
+// begin reads until the outcome is certain. An error is errClientGone.
+func (in *inspection) begin() error {
+	for {
+		if len(in.data) > 0 && in.recognize() {
+			return nil
+		}
+		if in.full() {
+			in.outcome = OutcomeTooLarge
+			return nil
+		}
+		err := in.read()
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF):
+			in.outcome = OutcomeEOF
+			return nil
+		case errors.Is(err, os.ErrDeadlineExceeded) && len(in.data) == 0:
+			in.outcome = OutcomeSilent
+			return nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			in.outcome = OutcomeTimeout
+			return nil
+		default:
+			return fmt.Errorf("%w: %w", errClientGone, err)
+		}
+	}
+}
+
+// recognize sets the outcome if the bytes received allow it.
+func (in *inspection) recognize() bool {
+	switch in.head.Read(in.data[:min(len(in.data), in.bounds.bytes)]) {
+	case httphead.HTTP:
+		in.outcome = OutcomeHTTP
+	case httphead.TLS:
+		in.outcome = OutcomeTLS
+	case httphead.HTTP2:
+		in.outcome = OutcomeHTTP2
+	case httphead.Other:
+		in.outcome = OutcomeOther
+	case httphead.Malformed:
+		in.outcome = OutcomeMalformed
+	default:
+		return false
+	}
+	return true
+}
+
+// more reads once more after the outcome is certain, because a matcher needs more
+// than the head. It reports false when the bounds are reached or the client has
+// finished sending. An error is errClientGone.
+func (in *inspection) more() (bool, error) {
+	if in.exhausted || in.outcome.final() || in.full() {
+		in.exhausted = true
+		return false, nil
+	}
+	err := in.read()
+	if err == nil {
+		return true, nil
+	}
+	in.exhausted = true
+	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return false, nil
+	}
+	return false, fmt.Errorf("%w: %w", errClientGone, err)
+}
+
+// full reports whether max_bytes or max_packets is reached.
+func (in *inspection) full() bool {
+	return len(in.data) >= in.bounds.bytes || in.bounds.packets > 0 && in.packets >= in.bounds.packets
+}
+
+// read receives one packet: what one read of the connection returns.
+func (in *inspection) read() error {
+	if len(in.data) == 0 {
+		if err := in.conn.SetReadDeadline(in.started.Add(in.bounds.silentTimeout)); err != nil {
+			return err
+		}
+		first, err := readFirst(in.conn, in.bounds.bytes)
+		if len(first) == 0 {
+			return noProgress(err)
+		}
+		in.data = first
+		in.packets++
+		in.deadline = time.Now().Add(in.bounds.timeout)
+		return nil
+	}
+	if err := in.conn.SetReadDeadline(in.deadline); err != nil {
+		return err
+	}
+	if len(in.data) == cap(in.data) {
+		in.data = grow(in.data, in.bounds.bytes)
+	}
+	free := in.data[len(in.data):min(cap(in.data), in.bounds.bytes)]
+	n, err := in.conn.Read(free)
+	if n == 0 {
+		return noProgress(err)
+	}
+	in.data = in.data[:len(in.data)+n]
+	in.packets++
+	return nil
+}
+
+// noProgress turns a read without bytes and without error, which io.Reader permits
+// but discourages, into one that ends the inspection.
+func noProgress(err error) error {
+	if err == nil {
+		return io.ErrNoProgress
+	}
+	return err
+}
+
+// firstBuffer is the size, in bytes, of the buffer in which an inspection begins:
+// enough for nearly every request head and ClientHello.
+const firstBuffer = 2 << 10
+
+// grow returns data in a buffer of twice its capacity, or of limit bytes.
+func grow(data []byte, limit int) []byte {
+	grown := make([]byte, len(data), max(min(2*cap(data), limit), len(data)))
+	copy(grown, data)
+	return grown
+}
+
+// partialHTTP reports whether the bytes received may be the beginning of an HTTP
+// request, so that its sender understands an HTTP answer.
+func (in *inspection) partialHTTP() bool {
+	return in.outcome == OutcomeMalformed || len(in.data) > 0 && in.head.Partial()
+}

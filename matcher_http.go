@@ -1,0 +1,271 @@
+package streamprox
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/streamprox/caddy-streamprox/internal/httphead"
+)
+
+// MatchHTTPRequest matches a connection by the HTTP request at its beginning, with
+// the matchers of Caddy's HTTP app, and answers as the HTTP app answers for the same
+// request. Fields whose names hold an underscore or a dot, which the HTTP app drops
+// before it routes, are not seen.
+//
+// This is routing, not authorization: the path that is compared is Caddy's (decoded,
+// cleaned, case-folded), the path that is sent on is the client's.
+//
+// Its JSON is [an array of matcher sets](https://caddyserver.com/docs/json/apps/http/servers/routes/match/),
+// of which one must match. Without inspect it reads what layer4 has prefetched, at
+// most 16 KiB.
+type MatchHTTPRequest struct {
+	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"-" caddy:"namespace=http.matchers"`
+
+	sets    caddyhttp.MatcherSets
+	headers string // the first matcher that looks beyond the request line, or ""
+	connect bool   // a method matcher names CONNECT
+}
+
+// CaddyModule returns the Caddy module information.
+func (*MatchHTTPRequest) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.matchers.http_request",
+		New: func() caddy.Module { return new(MatchHTTPRequest) },
+	}
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (m *MatchHTTPRequest) UnmarshalJSON(b []byte) error {
+	return json.Unmarshal(b, &m.MatcherSetsRaw)
+}
+
+// MarshalJSON implements json.Marshaler.
+func (m *MatchHTTPRequest) MarshalJSON() ([]byte, error) {
+	return json.Marshal(m.MatcherSetsRaw)
+}
+
+// Provision loads the HTTP matchers.
+func (m *MatchHTTPRequest) Provision(ctx caddy.Context) error {
+	// Loading a module takes its JSON away, so look at it before.
+	m.headers = needsHeaders(m.MatcherSetsRaw)
+	m.connect = namesConnect(m.MatcherSetsRaw)
+	loaded, err := ctx.LoadModule(m, "MatcherSetsRaw")
+	if err != nil {
+		return fmt.Errorf("loading http matcher modules: %w", err)
+	}
+	return m.sets.FromInterface(loaded)
+}
+
+// Match implements layer4.ConnMatcher.
+func (m *MatchHTTPRequest) Match(cx *layer4.Connection) (bool, error) {
+	request, err := requestOf(cx)
+	if request == nil || err != nil {
+		return false, err
+	}
+	return m.sets.AnyMatchWithError(request)
+}
+
+// requestOf returns the request at the beginning of cx, nil if there is none, or
+// layer4.ErrConsumedAllPrefetchedBytes if that is not certain yet.
+func requestOf(cx *layer4.Connection) (*http.Request, error) {
+	if in := inspectionOf(cx); in != nil {
+		if in.outcome != OutcomeHTTP {
+			return nil, nil
+		}
+		return in.http.get(cx, in.data[:in.head.Len])
+	}
+	p := prefetchedHeadOf(cx)
+	data := cx.MatchingBytes()
+	switch p.head.Read(data) {
+	case httphead.HTTP:
+		return p.http.get(cx, data[:p.head.Len])
+	case httphead.More:
+		if len(data) >= layer4.MaxMatchingBytes {
+			return nil, layer4.ErrMatchingBufferFull
+		}
+		return nil, layer4.ErrConsumedAllPrefetchedBytes
+	default:
+		return nil, nil
+	}
+}
+
+// httpRequest is the request that HTTP matchers see, built when the first of them
+// asks.
+type httpRequest struct {
+	request *http.Request
+	err     error
+}
+
+// get returns the request whose head, or request line, is given.
+func (h *httpRequest) get(cx *layer4.Connection, head []byte) (*http.Request, error) {
+	if h.request == nil && h.err == nil {
+		h.request, h.err = newRequest(cx, head)
+	}
+	return h.request, h.err
+}
+
+var crlf = []byte("\r\n")
+
+// newRequest returns the request as the HTTP app would see it.
+func newRequest(cx *layer4.Connection, head []byte) (*http.Request, error) {
+	if bytes.IndexByte(head, '\n') == len(head)-1 { // the request line alone
+		head = append(slices.Clip(head), crlf...)
+	}
+	r, err := http.ReadRequest(bufio.NewReaderSize(bytes.NewReader(head), len(head)))
+	if err != nil {
+		return nil, fmt.Errorf("reading request: %w", err)
+	}
+	for name := range r.Header {
+		if strings.ContainsAny(name, "_.") {
+			delete(r.Header, name)
+		}
+	}
+	if remote := cx.RemoteAddr(); remote != nil {
+		r.RemoteAddr = remote.String()
+	}
+	r.TLS = tlsState(cx)
+	r = r.WithContext(context.WithValue(cx.Context, http.LocalAddrContextKey, cx.LocalAddr()))
+	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil), nil
+}
+
+// prefetchedHead is the state of http_request on a connection that is not
+// inspected: each byte is read once, in however many packets it came.
+type prefetchedHead struct {
+	conn  net.Conn
+	first []byte // the first bytes, to notice that others have taken their place
+	head  httphead.Reader
+	http  httpRequest
+}
+
+const (
+	prefetchedHeadVar  = "streamprox.prefetched_head"
+	prefetchedHeadSize = 8
+)
+
+// prefetchedHeadOf returns the state on cx. It begins anew when a handler has
+// wrapped the connection or consumed bytes since.
+func prefetchedHeadOf(cx *layer4.Connection) *prefetchedHead {
+	data := cx.MatchingBytes()
+	p, ok := cx.GetVar(prefetchedHeadVar).(*prefetchedHead)
+	if !ok || p.conn != cx.Conn || !bytes.HasPrefix(data, p.first) {
+		p = &prefetchedHead{conn: cx.Conn}
+		cx.SetVar(prefetchedHeadVar, p)
+	}
+	if len(p.first) < prefetchedHeadSize {
+		p.first = slices.Clone(data[:min(len(data), prefetchedHeadSize)])
+	}
+	return p
+}
+
+// lineMatchers are the HTTP matchers that see no further than the request line.
+var lineMatchers = []string{"method", "path", "path_regexp", "query", "protocol", "remote_ip", "tls"}
+
+// needsHeaders returns the name of the first matcher in sets that looks at more than
+// the request line, or "".
+func needsHeaders(sets caddyhttp.RawMatcherSets) string {
+	for _, set := range sets {
+		for name, raw := range set {
+			switch {
+			case name == "not":
+				var negated caddyhttp.RawMatcherSets
+				if json.Unmarshal(raw, &negated) != nil {
+					return name
+				}
+				if inner := needsHeaders(negated); inner != "" {
+					return inner
+				}
+			case !slices.Contains(lineMatchers, name),
+				name == "protocol" && bytes.Contains(raw, []byte("grpc")),
+				bytes.Contains(raw, []byte("{http.")):
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// namesConnect reports whether a method matcher in sets names CONNECT.
+func namesConnect(sets caddyhttp.RawMatcherSets) bool {
+	return slices.ContainsFunc(sets, func(set caddy.ModuleMap) bool {
+		var methods []string
+		raw, ok := set["method"]
+		return ok && json.Unmarshal(raw, &methods) == nil && slices.Contains(methods, http.MethodConnect)
+	})
+}
+
+// MatchInspected matches a connection by the outcome of its inspection. Its JSON is
+// an array of outcomes: `http`, `tls`, `other`, `http2`, `malformed`, `too_large`,
+// `timeout`, `silent`, `eof`. Outside the routes of inspect it never matches.
+type MatchInspected struct {
+	// Outcomes holds the names, of which one must be the outcome.
+	Outcomes []string `json:"-"`
+
+	mask uint16
+}
+
+// CaddyModule returns the Caddy module information.
+func (*MatchInspected) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.matchers.inspected",
+		New: func() caddy.Module { return new(MatchInspected) },
+	}
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (m *MatchInspected) UnmarshalJSON(b []byte) error {
+	return json.Unmarshal(b, &m.Outcomes)
+}
+
+// MarshalJSON implements json.Marshaler.
+func (m *MatchInspected) MarshalJSON() ([]byte, error) {
+	return json.Marshal(m.Outcomes)
+}
+
+// Provision parses the outcomes.
+func (m *MatchInspected) Provision(caddy.Context) error {
+	if len(m.Outcomes) == 0 {
+		return fmt.Errorf("inspected needs at least one outcome: use %s", strings.Join(outcomeNames[:], ", "))
+	}
+	for _, name := range m.Outcomes {
+		o, err := parseOutcome(name)
+		if err != nil {
+			return err
+		}
+		m.mask |= 1 << o
+	}
+	return nil
+}
+
+// Match implements layer4.ConnMatcher.
+func (m *MatchInspected) Match(cx *layer4.Connection) (bool, error) {
+	in := inspectionOf(cx)
+	return in != nil && m.has(in.outcome), nil
+}
+
+func (m *MatchInspected) has(o Outcome) bool { return m.mask&(1<<o) != 0 }
+
+// Interface guards
+var (
+	_ caddy.Provisioner     = (*MatchHTTPRequest)(nil)
+	_ caddyfile.Unmarshaler = (*MatchHTTPRequest)(nil)
+	_ json.Marshaler        = (*MatchHTTPRequest)(nil)
+	_ json.Unmarshaler      = (*MatchHTTPRequest)(nil)
+	_ layer4.ConnMatcher    = (*MatchHTTPRequest)(nil)
+	_ caddy.Provisioner     = (*MatchInspected)(nil)
+	_ caddyfile.Unmarshaler = (*MatchInspected)(nil)
+	_ json.Marshaler        = (*MatchInspected)(nil)
+	_ json.Unmarshaler      = (*MatchInspected)(nil)
+	_ layer4.ConnMatcher    = (*MatchInspected)(nil)
+)

@@ -1,0 +1,250 @@
+package streamprox
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/mholt/caddy-l4/layer4"
+)
+
+// drain takes the bytes that cx has buffered out of it and returns them together
+// with the connection they were read from. The bytes are the caller's own: the
+// buffer of cx is pooled by caddy-l4 and returns to its pool while a connection
+// that was passed on still lives.
+func drain(cx *layer4.Connection) (pending []byte, conn net.Conn) {
+	for {
+		if n := len(cx.MatchingBytes()); n > 0 {
+			buf := make([]byte, n)
+			n, _ = cx.Read(buf) // copies from the buffer and resets it; cannot fail
+			if pending == nil {
+				pending = buf[:n]
+			} else {
+				pending = append(pending, buf[:n]...)
+			}
+		}
+		inner, ok := cx.Conn.(*layer4.Connection)
+		if !ok {
+			return pending, cx.Conn
+		}
+		cx = inner
+	}
+}
+
+// fork returns a connection that first reads pending, which it owns from now on,
+// and then conn. It has the context, the variables and the placeholders of cx, but
+// none of what caddy-l4's http matcher remembers of an earlier request: that
+// matcher keeps its request for the life of a connection, so a second request would
+// be matched as the first one.
+func fork(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connection {
+	forked := layer4.WrapConnection(conn, pending, cx.Logger)
+
+	vars := forked.Context.Value(layer4.VarsCtxKey).(map[string]any)
+	if parent, ok := cx.Context.Value(layer4.VarsCtxKey).(map[string]any); ok {
+		for key, value := range parent {
+			if key != stockHTTPRequestVar {
+				vars[key] = value
+			}
+		}
+	}
+
+	repl, parent := forked.Replacer(), cx.Replacer()
+	if started, ok := parent.Get(layer4.ConnWrapTimeReplKey); ok {
+		repl.Set(layer4.ConnWrapTimeReplKey, started)
+	}
+	repl.Map(func(key string) (any, bool) {
+		if strings.HasPrefix(key, stockHTTPReplPrefix) {
+			return nil, false
+		}
+		return parent.Get(key)
+	})
+
+	ctx := context.WithValue(cx.Context, layer4.VarsCtxKey, vars)
+	forked.Context = context.WithValue(ctx, layer4.ReplacerCtxKey, repl)
+	return forked
+}
+
+// What caddy-l4's http matcher leaves on a connection.
+const (
+	stockHTTPRequestVar = "http_request"
+	stockHTTPReplPrefix = layer4.AppReplPrefix + "http."
+)
+
+// setTLSState makes the state of a TLS connection that Caddy has terminated before
+// caddy-l4 (in a listener wrapper) known in the way in which caddy-l4's tls handler
+// makes its own known.
+func setTLSState(cx *layer4.Connection) {
+	conn, ok := cx.Conn.(*tls.Conn)
+	if !ok || cx.GetVar(layer4.TLSConnectionStatesVarName) != nil {
+		return
+	}
+	state := conn.ConnectionState()
+	cx.SetVar(layer4.TLSConnectionStatesVarName, []*tls.ConnectionState{&state})
+}
+
+// tlsState returns the state of the innermost TLS connection that was terminated
+// on the way to cx, or nil.
+func tlsState(cx *layer4.Connection) *tls.ConnectionState {
+	states, _ := cx.GetVar(layer4.TLSConnectionStatesVarName).([]*tls.ConnectionState)
+	if len(states) == 0 {
+		return nil
+	}
+	return states[len(states)-1]
+}
+
+// replayConn is the connection that the HTTP server gets: it reads pending first,
+// and closed is closed when the server closes it.
+type replayConn struct {
+	net.Conn
+	pending []byte
+	closed  chan struct{}
+	once    sync.Once
+
+	// taken, unless nil, is called once when the server has read the request in
+	// pending and taken it on.
+	taken atomic.Pointer[func()]
+}
+
+func newReplayConn(conn net.Conn, pending []byte) *replayConn {
+	return &replayConn{Conn: conn, pending: pending, closed: make(chan struct{})}
+}
+
+// Read implements net.Conn. When net/http's server has read a request it either
+// drops it, because it is shutting down, or goes on to read: one byte, to notice a
+// client that leaves, or the content.
+func (c *replayConn) Read(p []byte) (int, error) {
+	if len(c.pending) == 0 || len(p) == 1 {
+		c.requestTaken()
+	}
+	if len(c.pending) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.pending)
+	if c.pending = c.pending[n:]; len(c.pending) == 0 {
+		c.pending = nil // free the buffer
+	}
+	return n, nil
+}
+
+// Write implements net.Conn.
+func (c *replayConn) Write(p []byte) (int, error) {
+	c.requestTaken()
+	return c.Conn.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom. net/http's server looks for it: a TCP
+// connection sends files without copying them.
+func (c *replayConn) ReadFrom(r io.Reader) (int64, error) {
+	c.requestTaken()
+	if rf, ok := c.Conn.(io.ReaderFrom); ok {
+		return rf.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+}
+
+// CloseWrite shuts the sending side down. net/http's server looks for it: it lets
+// the client read an answer to a request whose body nobody reads.
+func (c *replayConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// Close implements net.Conn.
+func (c *replayConn) Close() error {
+	c.requestTaken()
+	err := c.Conn.Close()
+	c.once.Do(func() { close(c.closed) })
+	return err
+}
+
+func (c *replayConn) requestTaken() {
+	if taken := c.taken.Swap(nil); taken != nil {
+		(*taken)()
+	}
+}
+
+// tlsReplayConn is a replayConn whose TLS was terminated before it was handed over.
+// The HTTP app takes the state from ConnectionState.
+type tlsReplayConn struct {
+	*replayConn
+	state *tls.ConnectionState
+}
+
+// ConnectionState returns the state of the TLS connection.
+func (c tlsReplayConn) ConnectionState() tls.ConnectionState { return *c.state }
+
+var errNoCloseWrite = errors.New("connection cannot shut down its sending side")
+
+// closeWrite shuts down the sending side of conn, if it can be.
+func closeWrite(conn net.Conn) error {
+	switch c := conn.(type) {
+	case interface{ CloseWrite() error }:
+		return c.CloseWrite()
+	case *layer4.Connection:
+		return closeWrite(c.Conn)
+	case interface{ Raw() net.Conn }: // *proxyproto.Conn
+		return closeWrite(c.Raw())
+	default:
+		return errNoCloseWrite
+	}
+}
+
+// relayable returns conn in the form in which an engine of internal/relay can make
+// the most of it: a socket as it is, anything else with what a stream needs, the
+// half-close, and the socket beneath for a reset.
+func relayable(conn net.Conn) net.Conn {
+	beneath := socket(conn)
+	if beneath == nil || beneath == conn {
+		return conn
+	}
+	return socketConn{Conn: conn, socket: beneath}
+}
+
+// socketConn is a connection that knows its socket.
+type socketConn struct {
+	net.Conn
+	socket net.Conn
+}
+
+// CloseWrite shuts the sending side down.
+func (c socketConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// NetConn returns the socket, as that of tls.Conn does.
+func (c socketConn) NetConn() net.Conn { return c.socket }
+
+// reset makes the next Close of conn send a TCP reset and drop what was not sent.
+func reset(conn net.Conn) {
+	if s, ok := socket(conn).(interface{ SetLinger(int) error }); ok {
+		_ = s.SetLinger(0)
+	}
+}
+
+// socket returns the socket beneath conn, for its options, never for its bytes; nil
+// if conn wraps it in a way that is not known.
+func socket(conn net.Conn) net.Conn {
+	for {
+		switch c := conn.(type) {
+		case *net.TCPConn, *net.UnixConn:
+			return c
+		case *layer4.Connection:
+			conn = c.Conn
+		case *replayConn:
+			conn = c.Conn
+		case interface{ NetConn() net.Conn }: // *tls.Conn
+			conn = c.NetConn()
+		case interface{ Raw() net.Conn }: // *proxyproto.Conn
+			conn = c.Raw()
+		default:
+			return nil
+		}
+	}
+}
+
+// Interface guards
+var (
+	_ net.Conn      = (*replayConn)(nil)
+	_ io.ReaderFrom = (*replayConn)(nil)
+	_ io.ReaderFrom = tlsReplayConn{}
+)

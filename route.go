@@ -1,0 +1,175 @@
+package streamprox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/mholt/caddy-l4/layer4"
+)
+
+// Route is a route of inspect. It has the JSON of a layer4 route, but is evaluated
+// against an inspection: the outcome decides which matcher sets are asked at all.
+type Route struct {
+	// Match holds matcher sets, of which one must match: all the matchers of a set
+	// must match. No sets match the outcomes http, tls and other.
+	MatcherSetsRaw []caddy.ModuleMap `json:"match,omitempty" caddy:"namespace=layer4.matchers"`
+
+	// Handle holds the handlers that get the stream, from its first byte.
+	HandlersRaw []json.RawMessage `json:"handle,omitempty" caddy:"namespace=layer4.handlers inline_key=handler"`
+
+	sets     []matcherSet
+	handlers []layer4.NextHandler
+}
+
+// matcherSet is a set of matchers that must all match.
+type matcherSet struct {
+	inspected *MatchInspected // nil if the set does not name outcomes
+	connect   bool            // an http_request matcher names the method CONNECT
+	matchers  []namedMatcher
+}
+
+// namedMatcher is a matcher with the name it has in the configuration. It is a set
+// of one, because only a set can put a connection into matching mode.
+type namedMatcher struct {
+	name string
+	set  layer4.MatcherSet
+}
+
+// matchError is the failure of a matcher, as opposed to its not matching.
+type matchError struct {
+	matcher string
+	err     error
+}
+
+// Error implements error.
+func (e *matchError) Error() string { return fmt.Sprintf("matcher %s: %v", e.matcher, e.err) }
+
+// Unwrap returns the matcher's own error.
+func (e *matchError) Unwrap() error { return e.err }
+
+// provision loads the modules of the route.
+func (r *Route) provision(ctx caddy.Context) error {
+	loaded, err := ctx.LoadModule(r, "MatcherSetsRaw")
+	if err != nil {
+		return fmt.Errorf("loading matcher modules: %w", err)
+	}
+	for _, modules := range loaded.([]map[string]any) {
+		set, err := newMatcherSet(modules)
+		if err != nil {
+			return err
+		}
+		r.sets = append(r.sets, set)
+	}
+
+	loaded, err = ctx.LoadModule(r, "HandlersRaw")
+	if err != nil {
+		return fmt.Errorf("loading handler modules: %w", err)
+	}
+	for _, module := range loaded.([]any) {
+		r.handlers = append(r.handlers, module.(layer4.NextHandler))
+	}
+	return nil
+}
+
+// newMatcherSet orders the matchers of a set by what they cost: the outcome, which
+// is known, then the head, which is parsed, then the others by name.
+func newMatcherSet(modules map[string]any) (matcherSet, error) {
+	var set matcherSet
+	for name, module := range modules {
+		if inspected, ok := module.(*MatchInspected); ok {
+			set.inspected = inspected
+			continue
+		}
+		matcher, ok := module.(layer4.ConnMatcher)
+		if !ok {
+			return set, fmt.Errorf("module %q is not a layer4 matcher: %T", name, module)
+		}
+		if request, ok := module.(*MatchHTTPRequest); ok {
+			set.connect = request.connect
+		}
+		set.matchers = append(set.matchers, namedMatcher{name: name, set: layer4.MatcherSet{matcher}})
+	}
+	slices.SortFunc(set.matchers, func(a, b namedMatcher) int { return a.cost() - b.cost() })
+	return set, nil
+}
+
+// cost orders matchers: http_request before the others.
+func (m namedMatcher) cost() int {
+	if _, ok := m.set[0].(*MatchHTTPRequest); ok {
+		return 0
+	}
+	return 1
+}
+
+// names reports whether a matcher set of the route names the outcome.
+func (r *Route) names(o Outcome) bool {
+	return slices.ContainsFunc(r.sets, func(s matcherSet) bool { return s.names(o) })
+}
+
+func (s *matcherSet) names(o Outcome) bool { return s.inspected != nil && s.inspected.has(o) }
+
+// match reports whether the route takes cx, the inspected connection. An error is
+// layer4.ErrConsumedAllPrefetchedBytes if that depends on bytes still to come, or a
+// *matchError.
+func (r *Route) match(cx *layer4.Connection, in *inspection) (bool, error) {
+	if len(r.sets) == 0 {
+		return in.outcome.open() && !in.isConnect(), nil
+	}
+	var needsMore error
+	for i := range r.sets {
+		matched, err := r.sets[i].match(cx, in)
+		if matched {
+			return true, nil
+		}
+		if errors.Is(err, layer4.ErrConsumedAllPrefetchedBytes) {
+			needsMore = err
+		} else if err != nil {
+			return false, err
+		}
+	}
+	return false, needsMore
+}
+
+func (s *matcherSet) match(cx *layer4.Connection, in *inspection) (bool, error) {
+	switch {
+	case s.inspected != nil && !s.inspected.has(in.outcome),
+		s.inspected == nil && !in.outcome.open(),
+		in.isConnect() && !s.connect:
+		return false, nil
+	}
+	for _, m := range s.matchers {
+		matched, err := m.set.Match(cx)
+		switch {
+		case errors.Is(err, layer4.ErrMatchingBufferFull):
+			return false, nil // it cannot have what it needs: it does not match
+		case errors.Is(err, layer4.ErrConsumedAllPrefetchedBytes):
+			if in.exhausted || in.outcome.final() {
+				return false, nil
+			}
+			return false, err
+		case err != nil:
+			return false, &matchError{matcher: m.name, err: err}
+		case !matched:
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// handle runs the handlers of the route, and next after them unless one of them
+// keeps the stream.
+func (r *Route) handle(cx *layer4.Connection, next layer4.Handler) error {
+	return runHandlers(r.handlers, cx, next)
+}
+
+func runHandlers(handlers []layer4.NextHandler, cx *layer4.Connection, next layer4.Handler) error {
+	if len(handlers) == 0 {
+		return next.Handle(cx)
+	}
+	return handlers[0].Handle(cx, layer4.HandlerFunc(func(cx *layer4.Connection) error {
+		return runHandlers(handlers[1:], cx, next)
+	}))
+}
