@@ -1,0 +1,101 @@
+package integration
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// buildCaddy returns the path of a caddy command built from this checkout.
+func buildCaddy(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "caddy")
+	cmd := exec.Command("go", "build", "-tags", "nobadger,nomysql,nopgx", "-o", path, "../cmd/caddy")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building caddy: %v\n%s", err, out)
+	}
+	return path
+}
+
+// A process that is told to stop lets streams come to an end, for the grace period,
+// and then resets those that are left.
+func TestShutdownDrainsStreams(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs SIGTERM, which Windows does not have")
+	}
+	caddy := buildCaddy(t)
+	address, upstream := freeAddress(t), backend(t, echo("up"))
+	for _, test := range []struct {
+		name  string
+		grace string
+		ends  bool // the stream ends by itself
+	}{
+		{"waits", "1m", true},
+		{"resets", "500ms", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			config := filepath.Join(t.TempDir(), "Caddyfile")
+			caddyfile := "{\n admin off\n grace_period " + test.grace + "\n" + strings.TrimPrefix(relayCaddyfile(address, "relay "+upstream), "{") +
+				"\nhttp://:80 {\n bind streamprox/web\n}\n"
+			if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(caddy, "run", "--config", config, "--adapter", "caddyfile")
+			cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_DATA_HOME="+t.TempDir(), "XDG_CONFIG_HOME="+t.TempDir())
+			var output logBuffer
+			cmd.Stdout, cmd.Stderr = &output, &output
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			exited := make(chan error, 1)
+			go func() { exited <- cmd.Wait() }()
+			t.Cleanup(func() { _ = cmd.Process.Kill() })
+
+			conn := dial(t, address)
+			send(t, conn, getRoot, 1<<20)
+			r := bufio.NewReader(conn)
+			if got, err := r.ReadString('\n'); got != "up\n" {
+				t.Fatalf("got %q (%v)\n%s", got, err, output.String())
+			}
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "shutdown", func() bool {
+				return strings.Contains(output.String(), "waiting for streams to end")
+			})
+			if test.ends {
+				if _, err := net.DialTimeout("tcp", address, time.Second); err == nil {
+					t.Error("the listener is still open")
+				}
+				send(t, conn, "more", 1)
+				conn.CloseWrite()
+				got, err := io.ReadAll(r)
+				if string(got) != getRoot+"more" || err != nil {
+					t.Errorf("the stream ended with %q (%v)", got, err)
+				}
+			} else if _, err := io.ReadAll(r); !isReset(err) {
+				t.Errorf("the stream ended with %v, want a reset", err)
+			}
+			select {
+			case err := <-exited:
+				if err != nil {
+					t.Errorf("caddy exited with %v\n%s", err, output.String())
+				}
+			case <-time.After(patience):
+				t.Errorf("caddy does not exit\n%s", output.String())
+			}
+			if got := strings.Contains(output.String(), `"msg":"streams were reset at shutdown","streams":1`); got == test.ends {
+				t.Errorf("logged that a stream was reset: %v\n%s", got, output.String())
+			}
+		})
+	}
+}
