@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // tool returns the path of a program that a test needs. Where it is missing the
@@ -34,12 +35,13 @@ func tool(t *testing.T, name string) string {
 
 // run starts a program that ends with the test, or when the function it returns is
 // called.
-func run(t *testing.T, env []string, name string, args ...string) (stop func()) {
+func run(t *testing.T, env []string, name string, args ...string) (pid int, stop func()) {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.Env = append(os.Environ(), env...)
 	var output logBuffer
 	cmd.Stdout, cmd.Stderr = &output, &output
+	cmd.WaitDelay = time.Second // for children that it leaves behind
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +55,7 @@ func run(t *testing.T, env []string, name string, args ...string) (stop func()) 
 			t.Logf("%s:\n%s", filepath.Base(name), output.String())
 		}
 	})
-	return stop
+	return cmd.Process.Pid, stop
 }
 
 // pebble runs an ACME server that validates on the given port, and returns its
@@ -93,7 +95,7 @@ func pebble(t *testing.T, httpPort string) (directory, root string, stop func())
 	}
 	run(t, nil, names, "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", dns, "-management", freeAddress(t),
 		"-http01", "", "-https01", "", "-tlsalpn01", "")
-	stop = run(t, []string{"PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0"}, program, "-config", filepath.Join(dir, "config.json"), "-dnsserver", dns)
+	_, stop = run(t, []string{"PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0"}, program, "-config", filepath.Join(dir, "config.json"), "-dnsserver", dns)
 	for _, address := range []string{listen, dns} {
 		eventually(t, address, func() bool {
 			conn, err := net.Dial("tcp", address)
