@@ -1,0 +1,335 @@
+// Package examples tests the Caddyfiles in this folder: each is formatted, adapts,
+// validates and runs, and does what its first lines say.
+package examples
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	_ "github.com/mholt/caddy-l4"
+	"go.uber.org/goleak"
+
+	_ "github.com/streamprox/caddy-streamprox"
+)
+
+// patience bounds every wait for something that should happen soon.
+const patience = 20 * time.Second
+
+// examples are the Caddyfiles and the tests that do what their first lines say.
+var examples = map[string]func(*testing.T){
+	"port.caddyfile":      testPort,
+	"wrapper.caddyfile":   testWrapper,
+	"https.caddyfile":     testHTTPS,
+	"demo/demo.caddyfile": nil, // tested in its folder, with the servers behind it
+}
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "streamprox-examples-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Setenv("XDG_CONFIG_HOME", dir)
+	os.Setenv("XDG_DATA_HOME", dir)
+	caddy.DefaultStorage.Path = caddy.AppDataDir()
+	code := m.Run()
+	// certmagic's locks end some seconds after they were released.
+	if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh")); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	if err := os.RemoveAll(dir); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func TestExamples(t *testing.T) {
+	found := make(map[string]bool)
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && filepath.Ext(path) == ".caddyfile" {
+			found[filepath.ToSlash(path)] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range found {
+		try, known := examples[path]
+		if !known {
+			t.Errorf("%s: no test does what its first lines say", path)
+		}
+		t.Run(path, func(t *testing.T) {
+			testWritten(t, path)
+			if try != nil {
+				try(t)
+			}
+		})
+	}
+	for path := range examples {
+		if !found[path] {
+			t.Errorf("%s: no such file", path)
+		}
+	}
+}
+
+// testWritten tests what can be told without running the Caddyfile.
+func testWritten(t *testing.T, path string) {
+	source, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if command := "--config examples/" + path + " --adapter caddyfile"; !strings.Contains(string(source), command) {
+		t.Errorf("the first lines do not say how to run it: %s", command)
+	}
+	if formatted := caddyfile.Format(source); string(formatted) != string(source) {
+		t.Errorf("not formatted; run 'caddy fmt --overwrite examples/%s'", path)
+	}
+	if err := caddy.Validate(adapt(t, path)); err != nil {
+		t.Errorf("validating: %v", err)
+	}
+}
+
+func testPort(t *testing.T) {
+	port, sshd := freePort(t), greeter(t)
+	t.Setenv("PORT", port)
+	t.Setenv("CHAT_PORT", freePort(t))
+	t.Setenv("SSH_PORT", sshd)
+	run(t, "port.caddyfile")
+
+	testSiteAndChat(t, "127.0.0.1:"+port)
+	conn := dial(t, "127.0.0.1:"+port)
+	fmt.Fprint(conn, "SSH-2.0-client\r\n")
+	if got, want := readLine(t, conn), "SSH-2.0-server\r\n"; got != want {
+		t.Errorf("ssh: got %q, want %q", got, want)
+	}
+}
+
+func testWrapper(t *testing.T) {
+	port := freePort(t)
+	t.Setenv("PORT", port)
+	t.Setenv("CHAT_PORT", freePort(t))
+	run(t, "wrapper.caddyfile")
+
+	testSiteAndChat(t, "127.0.0.1:"+port)
+	conn := dial(t, "127.0.0.1:"+port)
+	fmt.Fprintf(conn, "GET /..%%2f HTTP/1.1\r\nHost: 127.0.0.1:%s\r\n\r\n", port)
+	if got, want := readLine(t, conn), "HTTP/1.1 400 Bad Request\r\n"; got != want {
+		t.Errorf("dot segment: got %q, want %q", got, want)
+	}
+}
+
+// testSiteAndChat sends a request to the site and one to the chat server, each on a
+// connection of its own.
+func testSiteAndChat(t *testing.T, address string) {
+	t.Helper()
+	client, local := newClient(t)
+	got := get(t, client, "http://"+address+"/")
+	if want := fmt.Sprintf("The site. Your address is %s.\n", *local); got.body != want {
+		t.Errorf("/: got %q, want %q", got.body, want)
+	}
+	client.CloseIdleConnections()
+	got = get(t, client, "http://"+address+"/chat/room")
+	if want := "The chat server. You asked for /chat/room.\n"; got.body != want {
+		t.Errorf("/chat/room: got %q, want %q", got.body, want)
+	}
+}
+
+func testHTTPS(t *testing.T) {
+	plain, secure := freePort(t), freePort(t)
+	t.Setenv("HTTP_PORT", plain)
+	t.Setenv("HTTPS_PORT", secure)
+	run(t, "https.caddyfile")
+
+	for _, test := range []struct {
+		name   string
+		http2  bool
+		wanted string
+	}{
+		{"HTTP/2", true, "HTTP/2.0"},
+		{"HTTP/1.1", false, "HTTP/1.1"},
+	} {
+		client, local := newClient(t)
+		transport := client.Transport.(*http.Transport)
+		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+		transport.ForceAttemptHTTP2 = test.http2
+		got := get(t, client, "https://localhost:"+secure+"/")
+		if want := fmt.Sprintf("The site, with %s. Your address is %s.\n", test.wanted, *local); got.body != want {
+			t.Errorf("%s: got %q, want %q", test.name, got.body, want)
+		}
+		if got.altSvc != "" {
+			t.Errorf("%s: got Alt-Svc %q, though nobody serves HTTP/3", test.name, got.altSvc)
+		}
+	}
+
+	client, _ := newClient(t)
+	got := get(t, client, "http://localhost:"+plain+"/")
+	if want := "https://localhost/"; got.status != http.StatusPermanentRedirect || got.location != want {
+		t.Errorf("redirect: got %d to %q, want 308 to %q", got.status, got.location, want)
+	}
+}
+
+// adapt turns a Caddyfile into a configuration, in which only the admin endpoint and
+// the logs are not the file's.
+func adapt(t *testing.T, path string) *caddy.Config {
+	t.Helper()
+	source, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt(source, map[string]any{"filename": path})
+	if err != nil {
+		t.Fatalf("adapting: %v", err)
+	}
+	for _, warning := range warnings {
+		t.Errorf("adapting: warning: %s", warning)
+	}
+	config := new(caddy.Config)
+	if err := json.Unmarshal(adapted, config); err != nil {
+		t.Fatal(err)
+	}
+	persist := false
+	config.Admin = &caddy.AdminConfig{Disabled: true, Config: &caddy.ConfigSettings{Persist: &persist}}
+	config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "ERROR"}}}}
+	return config
+}
+
+// run runs a Caddyfile until the test ends.
+func run(t *testing.T, path string) {
+	t.Helper()
+	if err := caddy.Run(adapt(t, path)); err != nil {
+		t.Fatalf("running: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Errorf("stopping: %v", err)
+		}
+	})
+}
+
+// newClient returns an HTTP client that follows no redirect, connects to 127.0.0.1
+// whatever the host, and notes the address of its last connection.
+func newClient(t *testing.T) (*http.Client, *string) {
+	local := new(string)
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			_, port, err := net.SplitHostPort(address)
+			if err != nil {
+				return nil, err
+			}
+			conn, err := new(net.Dialer).DialContext(ctx, network, "127.0.0.1:"+port)
+			if err == nil {
+				*local = conn.LocalAddr().String()
+			}
+			return conn, err
+		},
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{
+		Transport:     transport,
+		Timeout:       patience,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, local
+}
+
+// answer is what the tests look at in a response.
+type answer struct {
+	status                 int
+	body, location, altSvc string
+}
+
+func get(t *testing.T, client *http.Client, url string) answer {
+	t.Helper()
+	resp, err := client.Get(url)
+	for end := time.Now().Add(patience); err != nil && strings.Contains(err.Error(), "tls: internal error") && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond) // Caddy obtains certificates while it runs
+		resp, err = client.Get(url)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("%s: %v", url, err)
+	}
+	return answer{resp.StatusCode, string(body), resp.Header.Get("Location"), resp.Header.Get("Alt-Svc")}
+}
+
+// greeter is a server that greets each client as sshd does, until the test ends. It
+// returns its port.
+func greeter(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(conn, "SSH-2.0-server\r\n")
+			_, _ = bufio.NewReader(conn).ReadString('\n')
+			conn.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		ln.Close()
+		<-done
+	})
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	return port
+}
+
+func dial(t *testing.T, address string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	return conn
+}
+
+func readLine(t *testing.T, r io.Reader) string {
+	t.Helper()
+	line, err := bufio.NewReader(r).ReadString('\n')
+	if err != nil {
+		t.Errorf("reading: %v", err)
+	}
+	return line
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	return port
+}
