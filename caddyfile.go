@@ -35,8 +35,7 @@ import (
 //		}
 //	}
 func (h *Inspect) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // consume handler name
-	name := d.Token()
+	tokens := directive(d)
 	if d.NextArg() {
 		return d.Errf("inspect takes no arguments, only a block; unexpected '%s'", d.Val())
 	}
@@ -86,9 +85,9 @@ func (h *Inspect) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 	// caddy-l4 reads the routes; they have the form of its own.
 	var parsed layer4.RouteList
-	routesDispenser := block(name, nil, routes)
-	routesDispenser.Next() // consume handler name
-	if err := layer4.ParseCaddyfileNestedRoutes(routesDispenser, &parsed, nil, nil); err != nil {
+	rest := only(tokens, 0, routes)
+	rest.Next() // consume handler name
+	if err := layer4.ParseCaddyfileNestedRoutes(rest, &parsed, nil, nil); err != nil {
 		return err
 	}
 	for _, route := range parsed {
@@ -137,7 +136,8 @@ func (h *HTTPApp) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // proxyOptions are the options that relay shares with caddy-l4's proxy.
-var proxyOptions = []string{"upstream", "lb_policy", "lb_try_duration", "lb_try_interval", "proxy_protocol"}
+// caddy-l4's parser reads them.
+var proxyOptions = []string{"upstream", "lb_policy", "lb_try_duration", "lb_try_interval"}
 
 // laterOptions are options of caddy-l4's proxy that relay does not have yet.
 var laterOptions = []string{
@@ -166,9 +166,8 @@ var laterOptions = []string{
 //		}
 //	}
 func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // consume handler name
-	name := d.Token()
-	addresses := d.RemainingArgsAsTokens()
+	tokens := directive(d)
+	addresses := d.RemainingArgs()
 
 	var shared []caddyfile.Token
 	seen := make(map[string]bool)
@@ -194,8 +193,13 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			h.HalfCloseTimeout, err = duration(d)
 		case "reuse":
 			h.Reuse, err = oneOf(d, "close", "pin")
+		case "proxy_protocol":
+			h.ProxyProtocol, err = one(d)
+			if err == nil && h.ProxyProtocol != "v1" && h.ProxyProtocol != "v2" && !strings.Contains(h.ProxyProtocol, "{") {
+				err = d.Errf("option 'proxy_protocol': unknown version '%s': use v1 or v2", h.ProxyProtocol)
+			}
 		default:
-			err = d.Errf("unrecognized relay option '%s': use dial_timeout, idle_timeout, half_close_timeout, reuse, or an option of caddy-l4's proxy (%s)",
+			err = d.Errf("unrecognized relay option '%s': use dial_timeout, idle_timeout, half_close_timeout, reuse, proxy_protocol, or an option of caddy-l4's proxy (%s)",
 				option, strings.Join(proxyOptions, ", "))
 		}
 		if err == nil {
@@ -208,13 +212,13 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 	// caddy-l4 reads what its proxy has too.
 	var proxy l4proxy.Handler
-	if err := proxy.UnmarshalCaddyfile(block(name, addresses, shared)); err != nil {
+	if err := proxy.UnmarshalCaddyfile(only(tokens, len(addresses), shared)); err != nil {
 		return err
 	}
 	if len(proxy.Upstreams) == 0 {
 		return d.Errf("relay needs at least one upstream, as in 'relay 10.0.0.5:9000'")
 	}
-	h.Upstreams, h.LoadBalancing, h.ProxyProtocol = proxy.Upstreams, proxy.LoadBalancing, proxy.ProxyProtocol
+	h.Upstreams, h.LoadBalancing = proxy.Upstreams, proxy.LoadBalancing
 	return nil
 }
 
@@ -338,18 +342,25 @@ func endOfOption(d *caddyfile.Dispenser, option string) error {
 	return nil
 }
 
-// block returns a dispenser for a directive with the given arguments and block.
-func block(name caddyfile.Token, args, body []caddyfile.Token) *caddyfile.Dispenser {
-	tokens := append([]caddyfile.Token{name}, args...)
-	if len(body) > 0 {
-		brace := tokens[len(tokens)-1]
-		brace.Text = "{"
-		tokens = append(tokens, brace)
-		tokens = append(tokens, body...)
-		brace = tokens[len(tokens)-1]
-		brace.Text = "}"
-		brace.Line++
-		tokens = append(tokens, brace)
+// directive returns the tokens of the directive that d begins with, and puts d back
+// on its name.
+func directive(d *caddyfile.Dispenser) []caddyfile.Token {
+	d.Next()
+	tokens := d.NextSegment()
+	d.Reset()
+	d.Next()
+	return tokens
+}
+
+// only returns a dispenser for a directive that has just the given parts of its
+// block. tokens are those of the whole directive, args the number of its arguments.
+func only(tokens []caddyfile.Token, args int, parts []caddyfile.Token) *caddyfile.Dispenser {
+	kept := slices.Clone(tokens[:1+args])
+	if len(parts) > 0 {
+		opening, closing := tokens[1+args], tokens[len(tokens)-1]
+		kept = append(kept, opening)
+		kept = append(kept, parts...)
+		kept = append(kept, closing)
 	}
-	return caddyfile.NewDispenser(tokens)
+	return caddyfile.NewDispenser(kept)
 }

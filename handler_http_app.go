@@ -63,6 +63,7 @@ func (*HTTPApp) CaddyModule() caddy.ModuleInfo {
 // Provision sets up the handler and finds its listeners.
 func (h *HTTPApp) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	h.Listener = strings.TrimPrefix(h.Listener, networkName+"/")
 	h.wait = defaultWait
 	if h.Wait != nil {
 		if h.wait = time.Duration(*h.Wait); h.wait <= 0 {
@@ -86,7 +87,7 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if targets.empty() {
-		h.logger.Warn("no HTTP server listens there; add 'bind "+networkName+"/"+targets.bindName()+"' to a site", zap.String("listener", h.Listener))
+		h.logger.Warn("no site is bound to that name", zap.String("listener", h.Listener), zap.String("missing", targets.bind()))
 	}
 	return unbindACME(ctx)
 }
@@ -102,12 +103,13 @@ type httpListeners struct {
 
 func (t *httpListeners) empty() bool { return t.plain == "" && t.tls == "" && t.any == "" }
 
-// bindName returns the name for use in advice.
-func (t *httpListeners) bindName() string {
-	if t.name == "" {
-		return "web"
+// bind returns the directive that binds a site to the name.
+func (t *httpListeners) bind() string {
+	name := t.name
+	if name == "" {
+		name = "web"
 	}
-	return t.name
+	return "bind " + networkName + "/" + name
 }
 
 // findHTTPListeners looks for the listeners of a name, or name:port, or of the only
@@ -240,12 +242,10 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	}
 	address := targets.choose(isTLS)
 	if address == "" {
-		scheme := "an HTTP"
-		if isTLS {
-			scheme = "an HTTPS"
-		}
-		h.logger.Error("no HTTP server listens there; add 'bind "+networkName+"/"+targets.bindName()+"' to "+scheme+" site",
+		h.logger.Error("no site is bound to that name",
 			zap.String("listener", h.Listener),
+			zap.String("missing", targets.bind()),
+			zap.Bool("tls", isTLS),
 			zap.Stringer("remote", cx.RemoteAddr()))
 		unavailable(conn, in, pending)
 		return nil

@@ -96,6 +96,10 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 	if err := refuseUDP(ctx); err != nil {
 		return err
 	}
+	// Loading a module takes its JSON away, so look at it before.
+	if err := h.checkUntilLine(); err != nil {
+		return err
+	}
 	for i, route := range h.Routes {
 		if unboundedNot(route.MatcherSetsRaw) {
 			h.logger.Warn("a route matches what is not this request, and so everything that is not HTTP; add 'inspected http' to its matchers",
@@ -104,9 +108,6 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 		if err := route.provision(ctx); err != nil {
 			return fmt.Errorf("route %d: %w", i, err)
 		}
-	}
-	if err := h.checkUntilLine(); err != nil {
-		return err
 	}
 	return h.checkHTTP2(ctx)
 }
@@ -161,16 +162,46 @@ func (h *Inspect) checkUntilLine() error {
 		return nil
 	}
 	for i, route := range h.Routes {
-		for _, set := range route.sets {
-			for _, m := range set.matchers {
-				request, ok := m.set[0].(*MatchHTTPRequest)
-				if ok && request.headers != "" {
-					return fmt.Errorf("route %d: http_request %s needs the header fields, which 'until line' does not wait for; use 'until headers'", i, request.headers)
-				}
-			}
+		if name := looksBeyondLine(route.MatcherSetsRaw, route.HandlersRaw); name != "" {
+			return fmt.Errorf("route %d: http_request %s needs the header fields, which 'until line' does not wait for; use 'until headers'", i, name)
 		}
 	}
 	return nil
+}
+
+// looksBeyondLine returns the first HTTP matcher of a route that needs the header
+// fields, or "". It looks into caddy-l4's not, and into subroutes at the beginning of
+// the handlers: after other handlers the stream may be another one.
+func looksBeyondLine(sets []caddy.ModuleMap, handlers []json.RawMessage) string {
+	for _, set := range sets {
+		var request caddyhttp.RawMatcherSets
+		if json.Unmarshal(set["http_request"], &request) == nil {
+			if name := needsHeaders(request); name != "" {
+				return name
+			}
+		}
+		var negated []caddy.ModuleMap
+		if json.Unmarshal(set["not"], &negated) == nil {
+			if name := looksBeyondLine(negated, nil); name != "" {
+				return name
+			}
+		}
+	}
+	for _, raw := range handlers {
+		var subroute struct {
+			Handler string  `json:"handler"`
+			Routes  []Route `json:"routes"`
+		}
+		if json.Unmarshal(raw, &subroute) != nil || subroute.Handler != "subroute" {
+			break
+		}
+		for _, route := range subroute.Routes {
+			if name := looksBeyondLine(route.MatcherSetsRaw, route.HandlersRaw); name != "" {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 // checkHTTP2 refuses a configuration that would turn away every browser: as a
@@ -191,27 +222,18 @@ func (h *Inspect) checkHTTP2(ctx caddy.Context) error {
 	return nil
 }
 
-// wrapsBeforeTLS reports whether the layer4 wrapper of the server stands before its
-// TLS wrapper, so that it sees TLS and not what is inside.
+// wrapsBeforeTLS reports whether the layer4 wrappers of the server that inspect stand
+// before its TLS wrapper, so that they see TLS and not what is inside. Without a TLS
+// wrapper, Caddy puts TLS before all of them.
 func wrapsBeforeTLS(server *caddyhttp.Server) bool {
-	for _, raw := range server.ListenerWrappersRaw {
+	wrappers := server.ListenerWrappersRaw
+	tls := slices.IndexFunc(wrappers, func(raw json.RawMessage) bool {
 		var wrapper struct {
 			Name string `json:"wrapper"`
 		}
-		if json.Unmarshal(raw, &wrapper) != nil {
-			continue
-		}
-		switch wrapper.Name {
-		case "tls":
-			return false
-		case "layer4":
-			// Without a tls wrapper, Caddy puts TLS before all of them.
-			return slices.ContainsFunc(server.ListenerWrappersRaw, func(raw json.RawMessage) bool {
-				return json.Unmarshal(raw, &wrapper) == nil && wrapper.Name == "tls"
-			})
-		}
-	}
-	return false
+		return json.Unmarshal(raw, &wrapper) == nil && wrapper.Name == "tls"
+	})
+	return tls >= 0 && !slices.ContainsFunc(wrappers[tls:], containsInspect)
 }
 
 // refuseUDP returns an error if the layer4 server around this handler listens for

@@ -34,8 +34,7 @@ type MatchHTTPRequest struct {
 	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"-" caddy:"namespace=http.matchers"`
 
 	sets    caddyhttp.MatcherSets
-	headers string // the first matcher that looks beyond the request line, or ""
-	connect bool   // a method matcher names CONNECT
+	connect bool // a method matcher names CONNECT
 }
 
 // CaddyModule returns the Caddy module information.
@@ -59,7 +58,6 @@ func (m *MatchHTTPRequest) MarshalJSON() ([]byte, error) {
 // Provision loads the HTTP matchers.
 func (m *MatchHTTPRequest) Provision(ctx caddy.Context) error {
 	// Loading a module takes its JSON away, so look at it before.
-	m.headers = needsHeaders(m.MatcherSetsRaw)
 	m.connect = namesConnect(m.MatcherSetsRaw)
 	loaded, err := ctx.LoadModule(m, "MatcherSetsRaw")
 	if err != nil {

@@ -43,8 +43,8 @@ func newUpstream(ctx caddy.Context, config *l4proxy.Upstream) (*upstream, error)
 			len(config.Dial), strings.Join(config.Dial, " "))
 	}
 	for option, set := range map[string]bool{
-		"local_address":       len(config.LocalAddrs) > 0,
-		"resolver_preference": config.ResolverPreference != "",
+		"local_address (local_addr)": len(config.LocalAddrs) > 0,
+		"resolver_preference":        config.ResolverPreference != "",
 	} {
 		if set {
 			return nil, fmt.Errorf("upstream %s: %s is not available yet", config.Dial[0], option)
@@ -80,7 +80,11 @@ func newUpstream(ctx caddy.Context, config *l4proxy.Upstream) (*upstream, error)
 		if u.tls == nil {
 			u.tls = new(tls.Config)
 		}
-		if u.tls.ServerName == "" {
+		switch {
+		case u.tls.ServerName != "" || u.tls.InsecureSkipVerify:
+		case address.IsUnixNetwork():
+			return nil, fmt.Errorf("upstream %q: TLS on a Unix socket needs tls_server_name", dial)
+		default:
 			u.tls.ServerName = address.Host
 		}
 		if strings.Contains(u.tls.ServerName, "{") {
@@ -98,11 +102,15 @@ func (u *upstream) close() { _, _ = peers.Delete(u.address) }
 
 // acquire counts a stream to the upstream, unless it has as many as it may.
 func (u *upstream) acquire() bool {
-	if n := u.peer.streams.Add(1); u.config.MaxConnections > 0 && n > int64(u.config.MaxConnections) {
-		u.peer.streams.Add(-1)
-		return false
+	for {
+		n := u.peer.streams.Load()
+		if u.config.MaxConnections > 0 && n >= int64(u.config.MaxConnections) {
+			return false
+		}
+		if u.peer.streams.CompareAndSwap(n, n+1) {
+			return true
+		}
 	}
-	return true
 }
 
 // release ends what acquire began.

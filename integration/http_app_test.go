@@ -506,8 +506,8 @@ func TestHTTPAppWithoutBind(t *testing.T) {
 		bind streamprox/other
 		respond other
 	}`)
-	const advice = "no HTTP server listens there; add 'bind streamprox/web' to "
-	s.logs.expect(t, map[string]any{"level": "warn", "msg": advice + "a site", "listener": "web"})
+	const message, missing = "no site is bound to that name", "bind streamprox/web"
+	s.logs.expect(t, map[string]any{"level": "warn", "msg": message, "listener": "web", "missing": missing})
 
 	for _, method := range []string{"GET", "HEAD"} {
 		conn := dial(t, address)
@@ -517,7 +517,7 @@ func TestHTTPAppWithoutBind(t *testing.T) {
 			t.Errorf("%s: got %q, want 503, with content unless HEAD", method, got)
 		}
 	}
-	if n := len(s.logs.lines(map[string]any{"level": "error", "msg": advice + "an HTTP site"})); n != 2 {
+	if n := len(s.logs.lines(map[string]any{"level": "error", "msg": message, "missing": missing, "tls": false})); n != 2 {
 		t.Errorf("got %d log lines that name the missing bind, want 2\n%s", n, s.logs)
 	}
 
@@ -525,7 +525,7 @@ func TestHTTPAppWithoutBind(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "internal error") {
 		t.Errorf("TLS: got %v, want the alert internal_error", err)
 	}
-	s.logs.expect(t, map[string]any{"level": "error", "msg": advice + "an HTTPS site"})
+	s.logs.expect(t, map[string]any{"level": "error", "msg": message, "missing": missing, "tls": true})
 
 	conn := dial(t, address)
 	send(t, conn, "EHLO example.com\r\n", 1)

@@ -1,0 +1,808 @@
+package streamprox
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+)
+
+// configLogs receives what modules log while a configuration of these tests loads.
+var configLogs configLog
+
+func init() {
+	caddy.RegisterModule(new(configLogWriter))
+	caddy.RegisterModule(new(configProbe))
+}
+
+// configLog keeps the log lines of one configuration.
+type configLog struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *configLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (*configLog) Close() error { return nil }
+
+// take returns the warnings of this package's modules, and forgets all lines.
+func (l *configLog) take(t *testing.T) []string {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var warnings []string
+	for line := range strings.Lines(l.b.String()) {
+		var entry struct{ Level, Logger, Msg string }
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			t.Fatalf("log line %q: %v", line, err)
+		}
+		if strings.HasPrefix(entry.Logger, "layer4.") && entry.Level != "debug" && entry.Level != "info" {
+			warnings = append(warnings, strings.TrimSpace(line))
+		}
+	}
+	l.b.Reset()
+	return warnings
+}
+
+// configLogWriter is a Caddy log writer that writes to configLogs.
+type configLogWriter struct{}
+
+func (*configLogWriter) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "caddy.logging.writers.streamprox_config_test", New: func() caddy.Module { return new(configLogWriter) }}
+}
+func (*configLogWriter) WriterKey() string                   { return "streamprox_config_test" }
+func (*configLogWriter) String() string                      { return "streamprox_config_test" }
+func (*configLogWriter) OpenWriter() (io.WriteCloser, error) { return &configLogs, nil }
+
+// configProbe is an app that calls probe while a configuration loads.
+type configProbe struct{}
+
+var probe func(caddy.Context)
+
+func (*configProbe) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "streamprox_config_probe", New: func() caddy.Module { return new(configProbe) }}
+}
+
+func (*configProbe) Provision(ctx caddy.Context) error {
+	probe(ctx)
+	return nil
+}
+
+func (*configProbe) Start() error { return nil }
+func (*configProbe) Stop() error  { return nil }
+
+// loadApps provisions a configuration of the given apps and returns the warnings of
+// this package's modules.
+func loadApps(t *testing.T, apps string) (warnings []string, err error) {
+	t.Helper()
+	var appsRaw caddy.ModuleMap
+	if err := json.Unmarshal([]byte(apps), &appsRaw); err != nil {
+		t.Fatalf("%v in %s", err, apps)
+	}
+	home, err := json.Marshal(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := &caddy.Config{
+		Admin:      &caddy.AdminConfig{Disabled: true},
+		StorageRaw: json.RawMessage(`{"module":"file_system","root":` + string(home) + `}`),
+		AppsRaw:    appsRaw,
+		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{
+			WriterRaw:  json.RawMessage(`{"output":"streamprox_config_test"}`),
+			EncoderRaw: json.RawMessage(`{"format":"json"}`),
+		}}}},
+	}
+	configLogs.take(t)
+	err = caddy.Validate(config)
+	return configLogs.take(t), err
+}
+
+// adaptConfig returns the apps of a Caddyfile.
+func adaptConfig(caddyfile string) (apps string, err error) {
+	raw, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), nil)
+	if err != nil {
+		return "", err
+	}
+	var config struct {
+		Apps json.RawMessage `json:"apps"`
+	}
+	err = json.Unmarshal(raw, &config)
+	return string(config.Apps), err
+}
+
+// loadCaddyfile adapts and provisions a Caddyfile.
+func loadCaddyfile(t *testing.T, caddyfile string) (warnings []string, err error) {
+	t.Helper()
+	apps, err := adaptConfig(caddyfile)
+	if err != nil {
+		t.Fatalf("adapting: %v\n%s", err, caddyfile)
+	}
+	return loadApps(t, apps)
+}
+
+// inRoute puts handlers, as in a Caddyfile, into the route of a layer4 server.
+func inRoute(handlers string) string {
+	return "{\n layer4 {\n :8080 {\n route {\n" + handlers + "\n}\n}\n}\n}\n"
+}
+
+// inServer puts handlers, as JSON, into the route of a layer4 server.
+func inServer(handlers string) string {
+	return `"layer4":{"servers":{"srv0":{"listen":["127.0.0.1:0"],"routes":[{"handle":[` + handlers + `]}]}}}`
+}
+
+// checkError checks that err says want, or that there is none if want is empty.
+func checkError(t *testing.T, err error, want string) {
+	t.Helper()
+	switch {
+	case want == "" && err != nil:
+		t.Errorf("got error %v, want none", err)
+	case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+		t.Errorf("got error %v, want one with %q", err, want)
+	}
+}
+
+// caddyfileOption is an option of one argument.
+type caddyfileOption struct {
+	directive string // with what it needs besides
+	name      string
+	good      string
+	bad       map[string]string // values, each with what its error says
+}
+
+var (
+	badDurations = map[string]string{
+		"soon": "'soon' is not a duration, as in 10s",
+		"10":   "'10' is not a duration, as in 10s",
+		`""`:   "'' is not a duration, as in 10s",
+	}
+	badCounts = map[string]string{
+		"many":       "'many' is not a whole number of 0 or more",
+		"-1":         "'-1' is not a whole number of 0 or more",
+		"1.5":        "'1.5' is not a whole number of 0 or more",
+		"1KiB":       "'1KiB' is not a whole number of 0 or more",
+		"4294967296": "'4294967296' is not a whole number of 0 or more",
+	}
+)
+
+func TestCaddyfileOptionErrors(t *testing.T) {
+	options := []caddyfileOption{
+		{"inspect", "until", "line", map[string]string{"body": "option 'until': unknown value 'body': use headers, line"}},
+		{"inspect", "max_bytes", "8KiB", map[string]string{
+			"large":                   "'large' is not a size between 1B and 16 MiB, as in 16KiB",
+			"0":                       "'0' is not a size",
+			"-1":                      "'-1' is not a size",
+			"17MiB":                   "'17MiB' is not a size",
+			"99999999999999999999999": "is not a size",
+		}},
+		{"inspect", "max_packets", "8", badCounts},
+		{"inspect", "timeout", "10s", badDurations},
+		{"inspect", "silent_timeout", "15s", badDurations},
+		{"inspect", "max_pending", "10", badCounts},
+		{"inspect", "max_pending_per_ip", "10", badCounts},
+		{"http_app web", "wait", "5s", badDurations},
+		{"http_app web", "reuse", "pin", map[string]string{"always": "option 'reuse': unknown value 'always': use reinspect, close, pin"}},
+		{"relay 10.0.0.5:9000", "dial_timeout", "3s", badDurations},
+		{"relay 10.0.0.5:9000", "idle_timeout", "1h", badDurations},
+		{"relay 10.0.0.5:9000", "half_close_timeout", "5m", badDurations},
+		{"relay 10.0.0.5:9000", "reuse", "pin", map[string]string{
+			"always":    "option 'reuse': unknown value 'always': use close, pin",
+			"reinspect": "option 'reuse': unknown value 'reinspect': use close, pin",
+		}},
+	}
+	for _, option := range options {
+		in := func(body string) string { return inRoute(option.directive + " {\n" + body + "\n}") }
+		directive, _, _ := strings.Cut(option.directive, " ")
+		tests := []struct{ name, config, want string }{
+			{"good", in(option.name + " " + option.good), ""},
+			{"duplicate", in(option.name + " " + option.good + "\n" + option.name + " " + option.good), "duplicate option '" + option.name + "'"},
+			{"missing argument", in(option.name), "option '" + option.name + "' takes one argument, got 0"},
+			{"extra argument", in(option.name + " " + option.good + " " + option.good), "option '" + option.name + "' takes one argument, got 2"},
+			{"block", in(option.name + " " + option.good + " {\n inner\n}"), "option '" + option.name + "' takes no block"},
+			{"block without argument", in(option.name + " {\n inner\n}"), "option '" + option.name + "' takes one argument, got 0"},
+		}
+		for value, want := range option.bad {
+			tests = append(tests, struct{ name, config, want string }{"value " + value, in(option.name + " " + value), want})
+		}
+		for _, test := range tests {
+			t.Run(directive+"/"+option.name+"/"+test.name, func(t *testing.T) {
+				_, err := adaptConfig(test.config)
+				checkError(t, err, test.want)
+			})
+		}
+	}
+}
+
+func TestCaddyfileErrors(t *testing.T) {
+	tests := []struct {
+		name   string
+		config string // in a route
+		want   string
+	}{
+		{name: "inspect: argument", config: "inspect headers", want: "inspect takes no arguments, only a block; unexpected 'headers'"},
+		{name: "inspect: argument and block", config: "inspect x {\n}", want: "unexpected 'x'"},
+		{name: "inspect: unknown option", config: "inspect {\n max_byte 1\n}", want: "unrecognized inspect option 'max_byte': use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, @<name> or route"},
+		{name: "inspect: option of layer4 routes", config: "inspect {\n matching_timeout 3s\n}", want: "unrecognized inspect option 'matching_timeout'"},
+		{name: "inspect: idle_timeout", config: "inspect {\n idle_timeout 3s\n}", want: "unrecognized inspect option 'idle_timeout'"},
+		{name: "inspect: a handler outside routes", config: "inspect {\n echo\n}", want: "unrecognized inspect option 'echo'"},
+		{name: "inspect: lenient with argument", config: "inspect {\n lenient yes\n}", want: "lenient takes no arguments; unexpected 'yes'"},
+		{name: "inspect: lenient with block", config: "inspect {\n lenient {\n x\n }\n}", want: "option 'lenient' takes no block"},
+		{name: "inspect: lenient twice", config: "inspect {\n lenient\n lenient\n}", want: "duplicate option 'lenient'"},
+		{name: "inspect: duplicate matcher set", config: "inspect {\n @a ssh\n @a tls\n}", want: "duplicate matcher set '@a'"},
+		{name: "inspect: undefined matcher set", config: "inspect {\n @a ssh\n route @b {\n echo\n }\n}", want: "undefined matcher set '@b'"},
+		{name: "inspect: matcher set without name", config: "inspect {\n @ ssh\n}", want: "after '@'"},
+		{name: "inspect: empty matcher set", config: "inspect {\n @a\n}", want: "after '@a'"},
+		{name: "inspect: unknown matcher", config: "inspect {\n @a nonsense\n}", want: "layer4.matchers.nonsense"},
+		{name: "inspect: matcher twice in a set", config: "inspect {\n @a {\n http_request path /a\n http_request path /b\n }\n}", want: "duplicate matcher module 'http_request'"},
+		{name: "inspect: unknown handler", config: "inspect {\n route {\n nonsense\n }\n}", want: "layer4.handlers.nonsense"},
+		{name: "inspect: route names no set", config: "inspect {\n route path {\n echo\n }\n}", want: "undefined matcher set 'path'"},
+
+		{name: "inspected: no outcome", config: "inspect {\n @a inspected\n}", want: "inspected needs at least one outcome: use http, tls, other, http2, malformed, too_large, timeout, silent, eof"},
+		{name: "inspected: unknown outcome", config: "inspect {\n @a inspected http quic\n}", want: `unknown outcome "quic": use one of http, tls, other, http2, malformed, too_large, timeout, silent, eof`},
+		{name: "inspected: outcome in capitals", config: "inspect {\n @a inspected HTTP\n}", want: `unknown outcome "HTTP"`},
+		{name: "inspected: duplicate outcome", config: "inspect {\n @a inspected tls other tls\n}", want: "inspected: duplicate outcome 'tls'"},
+		{name: "inspected: block", config: "inspect {\n @a inspected tls {\n other\n }\n}", want: "option 'inspected' takes no block"},
+
+		{name: "http_request: no matcher", config: "inspect {\n @a http_request\n}", want: "http_request needs a matcher of the HTTP app, as in 'http_request path /chat/*'; for any request use 'inspected http'"},
+		{name: "http_request: empty block", config: "inspect {\n @a http_request {\n }\n}", want: "http_request needs a matcher of the HTTP app"},
+		{name: "http_request: unknown matcher", config: "inspect {\n @a http_request route /a\n}", want: "http.matchers.route"},
+		{name: "http_request: path alone", config: "inspect {\n @a http_request /a\n}", want: "http.matchers./a"},
+		{name: "http_request: matcher without argument", config: "inspect {\n @a http_request protocol\n}", want: "expected exactly one protocol"},
+
+		{name: "http_app: two names", config: "http_app web other", want: "http_app takes one name; unexpected 'other'"},
+		{name: "http_app: unknown option", config: "http_app web {\n timeout 5s\n}", want: "unrecognized http_app option 'timeout': use wait or reuse"},
+
+		{name: "relay: no upstream", config: "relay", want: "relay needs at least one upstream, as in 'relay 10.0.0.5:9000'"},
+		{name: "relay: no upstream but options", config: "relay {\n idle_timeout 1h\n lb_policy first\n}", want: "relay needs at least one upstream"},
+		{name: "relay: unknown option", config: "relay 10.0.0.5:9000 {\n timeout 5s\n}", want: "unrecognized relay option 'timeout': use dial_timeout, idle_timeout, half_close_timeout, reuse, proxy_protocol, or an option of caddy-l4's proxy (upstream, lb_policy, lb_try_duration, lb_try_interval)"},
+		{name: "relay: health_interval", config: "relay 10.0.0.5:9000 {\n health_interval 5s\n}", want: "relay does not have proxy's option 'health_interval' yet"},
+		{name: "relay: fail_duration", config: "relay 10.0.0.5:9000 {\n fail_duration 5s\n}", want: "relay does not have proxy's option 'fail_duration' yet"},
+		{name: "relay: close_if_unhealthy", config: "relay 10.0.0.5:9000 {\n close_if_unhealthy\n}", want: "relay does not have proxy's option 'close_if_unhealthy' yet"},
+
+		{name: "relay: lb_policy without name", config: "relay 10.0.0.5:9000 {\n lb_policy\n}", want: "after 'lb_policy'"},
+		{name: "relay: unknown lb_policy", config: "relay 10.0.0.5:9000 {\n lb_policy fastest\n}", want: "layer4.proxy.selection_policies.fastest"},
+		{name: "relay: lb_policy twice", config: "relay 10.0.0.5:9000 {\n lb_policy first\n lb_policy random\n}", want: "option 'lb_policy'"},
+		{name: "relay: lb_policy with argument", config: "relay 10.0.0.5:9000 {\n lb_policy first second\n}", want: "argument"},
+		{name: "relay: lb_policy with block", config: "relay 10.0.0.5:9000 {\n lb_policy first {\n x\n }\n}", want: "blocks are not supported"},
+		{name: "relay: random_choose no number", config: "relay 10.0.0.5:9000 {\n lb_policy random_choose two\n}", want: `"two"`},
+		{name: "relay: lb_try_duration without value", config: "relay 10.0.0.5:9000 {\n lb_try_duration\n}", want: "after 'lb_try_duration'"},
+		{name: "relay: lb_try_duration bad", config: "relay 10.0.0.5:9000 {\n lb_try_duration soon\n}", want: "parsing relay option 'lb_try_duration'"},
+		{name: "relay: lb_try_duration twice", config: "relay 10.0.0.5:9000 {\n lb_try_duration 1s\n lb_try_duration 1s\n}", want: "duplicate relay option 'lb_try_duration'"},
+		{name: "relay: lb_try_interval extra", config: "relay 10.0.0.5:9000 {\n lb_try_interval 1s 2s\n}", want: "after 'lb_try_interval'"},
+		{name: "relay: lb_try_interval bad", config: "relay 10.0.0.5:9000 {\n lb_try_interval soon\n}", want: "parsing relay option 'lb_try_interval'"},
+		{name: "relay: lb_try_interval with block", config: "relay 10.0.0.5:9000 {\n lb_try_interval 1s {\n x\n }\n}", want: "'lb_try_interval': blocks are not supported"},
+		{name: "relay: proxy_protocol twice", config: "relay 10.0.0.5:9000 {\n proxy_protocol v1\n proxy_protocol v2\n}", want: "duplicate option 'proxy_protocol'"},
+		{name: "relay: proxy_protocol without version", config: "relay 10.0.0.5:9000 {\n proxy_protocol\n}", want: "proxy_protocol"},
+		{name: "relay: proxy_protocol unknown", config: "relay 10.0.0.5:9000 {\n proxy_protocol v3\n}", want: "v3"},
+		{name: "relay: proxy_protocol extra", config: "relay 10.0.0.5:9000 {\n proxy_protocol v1 v2\n}", want: "option 'proxy_protocol' takes one argument, got 2"},
+		{name: "relay: upstream without address", config: "relay {\n upstream\n}", want: "at least one dial address must be provided"},
+		{name: "relay: upstream unknown option", config: "relay {\n upstream 10.0.0.5:9000 {\n max_conns 5\n }\n}", want: "after 'max_conns'"},
+		{name: "relay: max_connections bad", config: "relay {\n upstream 10.0.0.5:9000 {\n max_connections many\n }\n}", want: "'max_connections'"},
+		{name: "relay: max_connections twice", config: "relay {\n upstream 10.0.0.5:9000 {\n max_connections 1\n max_connections 1\n }\n}", want: "option 'max_connections'"},
+		{name: "relay: max_connections missing", config: "relay {\n upstream 10.0.0.5:9000 {\n max_connections\n }\n}", want: "after 'max_connections'"},
+		{name: "relay: weight bad", config: "relay {\n upstream 10.0.0.5:9000 {\n weight heavy\n }\n}", want: "'weight'"},
+		{name: "relay: weight extra", config: "relay {\n upstream 10.0.0.5:9000 {\n weight 1 2\n }\n}", want: "after 'weight'"},
+		{name: "relay: tls twice", config: "relay {\n upstream 10.0.0.5:9000 {\n tls\n tls\n }\n}", want: "option 'tls'"},
+		{name: "relay: tls with argument", config: "relay {\n upstream 10.0.0.5:9000 {\n tls on\n }\n}", want: "'on'"},
+		{name: "relay: tls_timeout bad", config: "relay {\n upstream 10.0.0.5:9000 {\n tls_timeout soon\n }\n}", want: "'tls_timeout'"},
+		{name: "relay: tls_renegotiation unknown", config: "relay {\n upstream 10.0.0.5:9000 {\n tls_renegotiation always\n }\n}", want: "'always'"},
+		{name: "relay: tls_client_auth extra", config: "relay {\n upstream 10.0.0.5:9000 {\n tls_client_auth a b c\n }\n}", want: "after 'tls_client_auth'"},
+		{name: "relay: tls_trust_pool unknown", config: "relay {\n upstream 10.0.0.5:9000 {\n tls_trust_pool nobody\n }\n}", want: "tls.ca_pool.source.nobody"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := adaptConfig(inRoute(test.config))
+			checkError(t, err, test.want)
+		})
+	}
+}
+
+// TestCaddyfileErrorsHaveTheLine checks that the line is that of the culprit, also in
+// those parts of a block that caddy-l4 reads.
+func TestCaddyfileErrorsHaveTheLine(t *testing.T) {
+	tests := []struct{ name, config, want string }{
+		{"option of inspect", "inspect {\n timeout 1s\n timeout 1s\n}", "Caddyfile:7"},
+		{"matcher of inspect", "inspect {\n timeout 1s\n @a inspected nonsense\n}", "Caddyfile:7"},
+		{"route of inspect", "inspect {\n timeout 1s\n route @a {\n }\n}", "Caddyfile:7"},
+		{"handler in a route of inspect", "inspect {\n timeout 1s\n route {\n relay {\n nonsense\n }\n }\n}", "Caddyfile:9"},
+		{"option of relay", "relay a:1 {\n reuse pin\n reuse pin\n}", "Caddyfile:7"},
+		{"shared option of relay", "relay a:1 {\n reuse pin\n lb_try_duration soon\n}", "Caddyfile:7"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := adaptConfig(inRoute(test.config))
+			checkError(t, err, test.want)
+		})
+	}
+}
+
+// TestCaddyfileTokens checks that quotes, lines and imports keep their meaning in the
+// parts of a block that are handed to caddy-l4.
+func TestCaddyfileTokens(t *testing.T) {
+	const twoPaths = "<<CEL\npath('/a') ||\npath('/b')\nCEL"
+	tests := []struct{ name, config, want string }{
+		{name: "quoted option of inspect", config: inRoute("inspect {\n \"timeout\" \"5s\"\n}"), want: `"timeout":5000000000`},
+		{name: "quoted matcher at the end", config: inRoute("inspect {\n route @a {\n echo\n }\n @a http_request path \"/a b\"\n}"), want: `"path":["/a b"]`},
+		{name: "backticks at the end", config: inRoute("inspect {\n route @a {\n echo\n }\n @a http_request expression `\n path('/a')\n `\n}"), want: `"expression":"\n path('/a')\n "`},
+		{name: "heredoc at the end", config: inRoute("inspect {\n route @a {\n echo\n }\n @a http_request expression " + twoPaths + "\n}"), want: `"expression":"path('/a') ||\npath('/b')"`},
+		{name: "heredoc before a route", config: inRoute("inspect {\n @a http_request expression " + twoPaths + "\n route @a {\n echo\n }\n}"), want: `"expression":"path('/a') ||\npath('/b')"`},
+		{name: "quoted inspect", config: inRoute("\"inspect\" {\n route {\n echo\n }\n}"), want: `"routes":[{"handle":[{"handler":"echo"}]}]`},
+		{name: "quoted upstream", config: inRoute("relay \"10.0.0.5:9000\" {\n lb_policy first\n}"), want: `"dial":["10.0.0.5:9000"]}]}]`},
+		{name: "quoted policy at the end", config: inRoute("relay 10.0.0.5:9000 {\n lb_policy \"first\"\n}"), want: `"policy":"first"`},
+		{name: "quoted upstream without a block", config: inRoute("relay \"10.0.0.5:9000\""), want: `"dial":["10.0.0.5:9000"]`},
+		{name: "imported inspect", config: "(front) {\n inspect {\n route {\n relay {args[0]} {\n lb_policy first\n }\n }\n }\n}\n" + inRoute("import front 10.0.0.5:9000"), want: `"dial":["10.0.0.5:9000"]`},
+		{name: "imported inspect with imported routes", config: "(routes) {\n route {\n relay 10.0.0.5:9000\n }\n}\n(front) {\n inspect {\n import routes\n }\n}\n" + inRoute("import front"), want: `"dial":["10.0.0.5:9000"]`},
+		{name: "placeholder of the environment", config: inRoute("relay {$STREAMPROX_TEST_UPSTREAM} {\n lb_policy first\n}"), want: `"dial":["10.0.0.7:9000"]`},
+	}
+	t.Setenv("STREAMPROX_TEST_UPSTREAM", "10.0.0.7:9000")
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			apps, err := adaptConfig(test.config)
+			if err != nil {
+				t.Fatalf("got error %v, want none", err)
+			}
+			if !strings.Contains(apps, test.want) {
+				t.Errorf("got %s, want %s in it", apps, test.want)
+			}
+		})
+	}
+}
+
+func TestJSONErrors(t *testing.T) {
+	inspect := func(fields string) string { return `{"handler":"inspect",` + fields + `}` }
+	inspected := func(outcomes string) string {
+		return inspect(`"routes":[{"match":[{"inspected":` + outcomes + `}],"handle":[{"handler":"echo"}]}]`)
+	}
+	request := func(fields, sets string) string {
+		return inspect(fields + `"routes":[{"match":[{"http_request":` + sets + `}],"handle":[{"handler":"echo"}]}]`)
+	}
+	app := func(fields string) string { return `{"handler":"http_app"` + fields + `}` }
+	relay := func(fields string) string {
+		return `{"handler":"relay","upstreams":[{"dial":["10.0.0.5:9000"]}]` + fields + `}`
+	}
+	upstream := func(fields string) string { return `{"handler":"relay","upstreams":[{` + fields + `}]}` }
+	dial := func(address string) string { return upstream(fmt.Sprintf(`"dial":[%q]`, address)) }
+	const later = "is not available yet"
+
+	tests := []struct{ name, handler, want string }{
+		{"inspect: nothing", `{"handler":"inspect"}`, ""},
+		{"inspect: all of the design's fields", inspect(`"until":"headers","max_bytes":16384,"max_packets":0,"timeout":"10s","silent_timeout":"15s","max_pending":0,"max_pending_per_ip":0,"lenient":false,"routes":[{"match":[],"handle":[]}]`), ""},
+		{"inspect: unknown field", inspect(`"max_byte":1`), "max_byte"},
+		{"inspect: unknown field of a route", inspect(`"routes":[{"terminal":true}]`), "terminal"},
+		{"inspect: until unknown", inspect(`"until":"body"`), `until: unknown value "body": use headers or line`},
+		{"inspect: max_bytes 0", inspect(`"max_bytes":0`), "max_bytes: 0 is not between 1 and 16777216 bytes"},
+		{"inspect: max_bytes negative", inspect(`"max_bytes":-1`), "max_bytes: -1 is not between"},
+		{"inspect: max_bytes too large", inspect(`"max_bytes":16777217`), "max_bytes: 16777217 is not between"},
+		{"inspect: max_bytes largest", inspect(`"max_bytes":16777216`), ""},
+		{"inspect: max_bytes smallest", inspect(`"max_bytes":1`), ""},
+		{"inspect: max_bytes with unit", inspect(`"max_bytes":"16KiB"`), "max_bytes"},
+		{"inspect: max_packets 0", inspect(`"max_packets":0`), ""},
+		{"inspect: max_packets negative", inspect(`"max_packets":-1`), "max_packets: -1 is less than 0"},
+		{"inspect: timeout 0", inspect(`"timeout":0`), "timeout: 0s is not more than 0"},
+		{"inspect: timeout 0s", inspect(`"timeout":"0s"`), "timeout: 0s is not more than 0"},
+		{"inspect: timeout negative", inspect(`"timeout":"-1s"`), "timeout: -1s is not more than 0"},
+		{"inspect: silent_timeout 0", inspect(`"silent_timeout":0`), "silent_timeout: 0s is not more than 0"},
+		{"inspect: silent_timeout negative", inspect(`"silent_timeout":"-1s"`), "silent_timeout: -1s is not more than 0"},
+		{"inspect: max_pending 0", inspect(`"max_pending":0`), ""},
+		{"inspect: max_pending negative", inspect(`"max_pending":-2`), "max_pending: -2 is less than 0"},
+		{"inspect: max_pending_per_ip 0", inspect(`"max_pending_per_ip":0`), ""},
+		{"inspect: max_pending_per_ip negative", inspect(`"max_pending_per_ip":-2`), "max_pending_per_ip: -2 is less than 0"},
+		{"inspect: the failing route is named", inspect(`"routes":[{},{"handle":[{"handler":"http_app","wait":0}]}]`), "route 1: "},
+		{"inspect: unknown matcher", inspect(`"routes":[{"match":[{"nonsense":{}}]}]`), "layer4.matchers.nonsense"},
+		{"inspect: unknown handler", inspect(`"routes":[{"handle":[{"handler":"nonsense"}]}]`), "layer4.handlers.nonsense"},
+
+		{"inspected: none", inspected(`[]`), "inspected needs at least one outcome"},
+		{"inspected: null", inspected(`null`), "module value cannot be null"},
+		{"inspected: unknown", inspected(`["http","quic"]`), `unknown outcome "quic": use one of http, tls`},
+		{"inspected: no array", inspected(`"http"`), "inspected"},
+		{"inspected: outside inspect", `{"handler":"subroute","routes":[{"match":[{"inspected":["http"]}]}]}`, ""},
+
+		{"http_request: unknown matcher", request("", `[{"nonsense":{}}]`), "http.matchers.nonsense"},
+		{"http_request: no array", request("", `{"path":["/a"]}`), "http_request"},
+		{"http_request: several sets", request("", `[{"path":["/a"]},{"host":["a"]}]`), ""},
+		{"until line: method", request(`"until":"line",`, `[{"method":["GET"]}]`), ""},
+		{"until line: path", request(`"until":"line",`, `[{"path":["/a"]}]`), ""},
+		{"until line: path_regexp", request(`"until":"line",`, `[{"path_regexp":{"pattern":"a"}}]`), ""},
+		{"until line: query", request(`"until":"line",`, `[{"query":{"a":["b"]}}]`), ""},
+		{"until line: protocol", request(`"until":"line",`, `[{"protocol":"http/1.1"}]`), ""},
+		{"until line: protocol https", request(`"until":"line",`, `[{"protocol":"https"}]`), ""},
+		{"until line: protocol grpc", request(`"until":"line",`, `[{"protocol":"grpc"}]`), "http_request protocol needs the header fields"},
+		{"until line: remote_ip", request(`"until":"line",`, `[{"remote_ip":{"ranges":["10.0.0.0/8"]}}]`), ""},
+		{"until line: not method", request(`"until":"line",`, `[{"not":[{"method":["GET"]}]}]`), ""},
+		{"until line: host", request(`"until":"line",`, `[{"host":["a"]}]`), "route 0: http_request host needs the header fields, which 'until line' does not wait for; use 'until headers'"},
+		{"until line: header", request(`"until":"line",`, `[{"header":{"A":["b"]}}]`), "http_request header needs"},
+		{"until line: header_regexp", request(`"until":"line",`, `[{"header_regexp":{"A":{"pattern":"b"}}}]`), "http_request header_regexp needs"},
+		{"until line: expression", request(`"until":"line",`, `[{"expression":"true"}]`), "http_request expression needs"},
+		{"until line: not header", request(`"until":"line",`, `[{"not":[{"header":{"A":["b"]}}]}]`), "http_request header needs"},
+		{"until line: not not host", request(`"until":"line",`, `[{"not":[{"not":[{"host":["a"]}]}]}]`), "http_request host needs"},
+		{"until line: beside an allowed one", request(`"until":"line",`, `[{"method":["GET"],"host":["a"]}]`), "http_request host needs"},
+		{"until line: in the second set", request(`"until":"line",`, `[{"method":["GET"]},{"host":["a"]}]`), "http_request host needs"},
+		{"until line: path with a placeholder of a header", request(`"until":"line",`, `[{"path":["/{http.request.header.A}"]}]`), "http_request path needs"},
+		{"until headers: host", request(`"until":"headers",`, `[{"host":["a"]}]`), ""},
+
+		{"http_app: nothing", app(``), ""},
+		{"http_app: wait 0", app(`,"wait":0`), "wait: 0s is not more than 0"},
+		{"http_app: wait negative", app(`,"wait":"-1s"`), "wait: -1s is not more than 0"},
+		{"http_app: reuse pin", app(`,"reuse":"pin"`), ""},
+		{"http_app: reuse reinspect", app(`,"reuse":"reinspect"`), "reuse reinspect: routing each request of a connection " + later},
+		{"http_app: reuse close", app(`,"reuse":"close"`), "reuse close: routing each request of a connection " + later},
+		{"http_app: reuse unknown", app(`,"reuse":"always"`), `reuse: unknown value "always"`},
+		{"http_app: unknown field", app(`,"name":"web"`), "name"},
+		{"http_app: listener without name", app(`,"listener":":80"`), `listener ":80": use <name> or <name>:<port>`},
+		{"http_app: listener with a bad port", app(`,"listener":"web:http"`), `listener "web:http": use <name> or <name>:<port>`},
+		{"http_app: listener without port", app(`,"listener":"web:"`), `listener "web:"`},
+		{"http_app: listener with two colons", app(`,"listener":"web:80:81"`), `listener "web:80:81"`},
+
+		{"relay: nothing", `{"handler":"relay"}`, "relay needs at least one upstream"},
+		{"relay: one upstream", relay(``), ""},
+		{"relay: unknown field", relay(`,"timeout":"1s"`), "timeout"},
+		{"relay: unknown field of an upstream", upstream(`"dial":["10.0.0.5:9000"],"max_conns":1`), "max_conns"},
+		{"relay: health_checks", relay(`,"health_checks":{}`), "health_checks"},
+		{"relay: dial_timeout 0", relay(`,"dial_timeout":0`), "dial_timeout: 0 would refuse every connection; leave it out for the default of 3s"},
+		{"relay: dial_timeout negative", relay(`,"dial_timeout":"-1s"`), "dial_timeout: -1s is less than 0"},
+		{"relay: idle_timeout 0", relay(`,"idle_timeout":0`), ""},
+		{"relay: idle_timeout negative", relay(`,"idle_timeout":"-1s"`), "idle_timeout: -1s is less than 0"},
+		{"relay: half_close_timeout 0", relay(`,"half_close_timeout":0`), ""},
+		{"relay: half_close_timeout negative", relay(`,"half_close_timeout":"-1s"`), "half_close_timeout: -1s is less than 0"},
+		{"relay: reuse pin", relay(`,"reuse":"pin"`), ""},
+		{"relay: reuse close", relay(`,"reuse":"close"`), "reuse close: routing each request of a connection " + later},
+		{"relay: reuse unknown", relay(`,"reuse":"reinspect"`), `reuse: unknown value "reinspect"`},
+		{"relay: proxy_protocol v1", relay(`,"proxy_protocol":"v1"`), ""},
+		{"relay: proxy_protocol v2", relay(`,"proxy_protocol":"v2"`), ""},
+		{"relay: proxy_protocol unknown", relay(`,"proxy_protocol":"v3"`), `proxy_protocol: unknown version "v3": use v1 or v2`},
+		{"relay: try_duration negative", relay(`,"load_balancing":{"try_duration":"-1s"}`), "try_duration"},
+		{"relay: try_interval negative", relay(`,"load_balancing":{"try_interval":"-1s"}`), "try_interval"},
+		{"relay: unknown policy", relay(`,"load_balancing":{"selection":{"policy":"fastest"}}`), "fastest"},
+		{"relay: no dial address", upstream(`"weight":1`), "dial: want one address, got 0"},
+		{"relay: several dial addresses", upstream(`"dial":["10.0.0.5:9000","10.0.0.6:9000"]`), "dial: want one address, got 2 (10.0.0.5:9000 10.0.0.6:9000); relay sends a stream to one server, so make each address an upstream of its own"},
+		{"relay: local_address", upstream(`"dial":["10.0.0.5:9000"],"local_address":["10.0.0.1"]`), "upstream 10.0.0.5:9000: local_address (local_addr) " + later},
+		{"relay: resolver_preference", upstream(`"dial":["10.0.0.5:9000"],"resolver_preference":"ipv4_only"`), "upstream 10.0.0.5:9000: resolver_preference " + later},
+		{"relay: max_connections negative", upstream(`"dial":["10.0.0.5:9000"],"max_connections":-1`), "upstream 10.0.0.5:9000: max_connections: -1 is less than 0"},
+		{"relay: max_connections 0", upstream(`"dial":["10.0.0.5:9000"],"max_connections":0`), ""},
+		{"relay: port range", dial("10.0.0.5:9000-9001"), `upstream "10.0.0.5:9000-9001": want one port, as in 10.0.0.5:9000`},
+		{"relay: no port", dial("10.0.0.5"), `upstream "10.0.0.5": want one port`},
+		{"relay: port 0", dial("10.0.0.5:0"), `upstream "10.0.0.5:0": want one port`},
+		{"relay: port too large", dial("10.0.0.5:70000"), `upstream "10.0.0.5:70000": `},
+		{"relay: port no number", dial("10.0.0.5:ssh"), `upstream "10.0.0.5:ssh": `},
+		{"relay: empty address", dial(""), `upstream "": `},
+		{"relay: placeholder of the connection", dial("{l4.http.host}:80"), `upstream "{l4.http.host}:80": placeholders that depend on the connection are not available yet`},
+		{"relay: placeholder in the network", dial("{l4.vars.network}/10.0.0.5:80"), "placeholders that depend on the connection are not available yet"},
+		{"relay: udp", dial("udp/10.0.0.5:53"), `upstream "udp/10.0.0.5:53": relay carries streams, not datagrams`},
+		{"relay: udp6", dial("udp6/[::1]:53"), "relay carries streams, not datagrams"},
+		{"relay: unixgram", dial("unixgram//run/a"), "relay carries streams, not datagrams"},
+		{"relay: ip", dial("ip/10.0.0.5:1"), "relay carries streams, not datagrams"},
+		{"relay: unknown network", dial("sctp/10.0.0.5:80"), `unknown network "sctp": use tcp, tcp4, tcp6 or unix`},
+		{"relay: unixpacket", dial("unixpacket//run/a"), `unknown network "unixpacket": use tcp, tcp4, tcp6 or unix`},
+		{"relay: fd", dial("fd/3"), `unknown network "fd": use tcp, tcp4, tcp6 or unix`},
+		{"relay: the virtual network", dial("streamprox/web:80"), `unknown network "streamprox"`},
+		{"relay: tcp6", dial("tcp6/[::1]:80"), ""},
+		{"relay: unix", dial("unix//run/a"), ""},
+		{"relay: tls server_name with a placeholder", upstream(`"dial":["10.0.0.5:9000"],"tls":{"server_name":"{l4.tls.server_name}"}`), "tls_server_name: placeholders that depend on the connection are not available yet"},
+		{"relay: tls with an unreadable certificate", upstream(`"dial":["10.0.0.5:9000"],"tls":{"client_certificate_file":"nowhere.pem","client_certificate_key_file":"nowhere.key"}`), "nowhere.pem"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadApps(t, "{"+inServer(test.handler)+"}")
+			checkError(t, err, test.want)
+		})
+	}
+}
+
+// TestUntilLineLooksEverywhere checks that matchers of header fields are found where
+// layer4 nests them.
+func TestUntilLineLooksEverywhere(t *testing.T) {
+	tests := []struct{ name, config string }{
+		{name: "not of layer4", config: "inspect {\n until line\n @a not http_request host example.org\n route @a {\n echo\n }\n}"},
+		{name: "subroute", config: "inspect {\n until line\n route {\n subroute {\n @a http_request host example.org\n route @a {\n echo\n }\n }\n }\n}"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadCaddyfile(t, inRoute(test.config))
+			checkError(t, err, "http_request host needs the header fields")
+		})
+	}
+}
+
+func TestUDPIsRefused(t *testing.T) {
+	const inspect = `{"handler":"inspect","routes":[{"handle":[{"handler":"echo"}]}]}`
+	server := func(listen, handlers string) string {
+		return `{"listen":[` + listen + `],"routes":[` + handlers + `]}`
+	}
+	route := func(handlers string) string { return `{"handle":[` + handlers + `]}` }
+	subroute := func(handlers string) string {
+		return `{"handler":"subroute","routes":[` + route(handlers) + `]}`
+	}
+	const echo = `{"handler":"echo"}`
+	const udp, tcp, unix = `"udp/127.0.0.1:0"`, `"127.0.0.1:0"`, `"unix//tmp/streamprox-config-test"`
+	const want = "server datagrams listens on udp/127.0.0.1:0: inspect reads streams, not datagrams; move it to a server that listens on TCP or a Unix socket"
+	tests := []struct{ name, servers, want string }{
+		{"tcp", `"streams":` + server(tcp, route(inspect)), ""},
+		{"unix", `"streams":` + server(unix, route(inspect)), ""},
+		{"udp", `"datagrams":` + server(udp, route(inspect)), want},
+		{"udp beside tcp", `"datagrams":` + server(tcp+","+udp, route(inspect)), want},
+		{"unixgram", `"datagrams":` + server(`"unixgram//tmp/streamprox-config-test"`, route(inspect)), "listens on unixgram//tmp/streamprox-config-test: inspect reads streams"},
+		{"udp by a placeholder", `"datagrams":` + server(`"{env.STREAMPROX_TEST_LISTEN}"`, route(inspect)), "inspect reads streams, not datagrams"},
+		{"not the first handler", `"datagrams":` + server(udp, route(`{"handler":"throttle"},`+inspect)), want},
+		{"not the first route", `"datagrams":` + server(udp, route(echo)+","+route(inspect)), want},
+		{"in a subroute", `"datagrams":` + server(udp, route(subroute(inspect))), want},
+		{"in a subroute of a subroute", `"datagrams":` + server(udp, route(subroute(subroute(inspect)))), want},
+		{"in a branch of tee", `"datagrams":` + server(udp, route(`{"handler":"tee","branch":[`+inspect+`]},`+echo)), want},
+		{"in inspect", `"datagrams":` + server(udp, route(`{"handler":"inspect","routes":[`+route(inspect)+`]}`)), want},
+		{"udp without inspect", `"datagrams":` + server(udp, route(echo)), ""},
+		{"udp without inspect beside a server with it", `"datagrams":` + server(udp, route(echo)) + `,"streams":` + server(tcp, route(inspect)), ""},
+		{"udp with inspect beside a server with it", `"datagrams":` + server(udp, route(inspect)) + `,"streams":` + server(tcp, route(inspect)), want},
+	}
+	t.Setenv("STREAMPROX_TEST_LISTEN", "udp/127.0.0.1:0")
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadApps(t, `{"layer4":{"servers":{`+test.servers+`}}}`)
+			checkError(t, err, test.want)
+		})
+	}
+}
+
+// httpServers returns an HTTP app of servers that listen on the given addresses;
+// those whose name begins with "tls" have TLS.
+func httpServers(servers map[string]string) string {
+	all := make(map[string]any)
+	for name, listen := range servers {
+		server := map[string]any{
+			"listen":          strings.Fields(listen),
+			"routes":          []any{},
+			"automatic_https": map[string]any{"disable": true},
+		}
+		if strings.HasPrefix(name, "tls") {
+			server["tls_connection_policies"] = []any{map[string]any{}}
+		}
+		all[name] = server
+	}
+	raw, _ := json.Marshal(map[string]any{"servers": all})
+	return `"http":` + string(raw)
+}
+
+func TestFindHTTPListeners(t *testing.T) {
+	tests := []struct {
+		name     string
+		servers  map[string]string
+		listener string
+		plain    string
+		tls      string
+		any      string
+		wantErr  string
+	}{
+		{name: "one name", servers: map[string]string{"a": "streamprox/web:80"}, listener: "web", plain: "web:80"},
+		{name: "the only name", servers: map[string]string{"a": "streamprox/web:80"}, plain: "web:80"},
+		{name: "HTTP and HTTPS", servers: map[string]string{"a": "streamprox/web:80", "tls": "streamprox/web:443"}, listener: "web", plain: "web:80", tls: "web:443"},
+		{name: "HTTP and HTTPS of the only name", servers: map[string]string{"a": "streamprox/web:80", "tls": "streamprox/web:443"}, plain: "web:80", tls: "web:443"},
+		{name: "HTTPS server that listens on the HTTP port too", servers: map[string]string{"tls": "streamprox/web:80 streamprox/web:443"}, listener: "web", plain: "web:80", tls: "web:443"},
+		{name: "HTTPS alone", servers: map[string]string{"tls": "streamprox/web:443"}, listener: "web", tls: "web:443"},
+		{name: "sockets beside it", servers: map[string]string{"a": ":80 127.0.0.1:8080 streamprox/web:80 unix//run/web"}, plain: "web:80"},
+		{name: "by port", servers: map[string]string{"a": "streamprox/web:80", "b": "streamprox/web:81"}, listener: "web:81", any: "web:81"},
+		{name: "by port, in a range", servers: map[string]string{"a": "streamprox/web:80-85"}, listener: "web:83", any: "web:83"},
+		{name: "by the port of HTTPS", servers: map[string]string{"a": "streamprox/web:80", "tls": "streamprox/web:443"}, listener: "web:443", any: "web:443"},
+		{name: "by a port that is not bound", servers: map[string]string{"a": "streamprox/web:80"}, listener: "web:81"},
+		{name: "another name", servers: map[string]string{"a": "streamprox/web:80"}, listener: "other"},
+		{name: "nothing bound", servers: map[string]string{"a": ":80"}},
+		{name: "no HTTP app", listener: "web"},
+		{name: "names that begin alike", servers: map[string]string{"a": "streamprox/web:80", "b": "streamprox/web-b:80", "tls": "streamprox/web:443"}, listener: "web", plain: "web:80", tls: "web:443"},
+		{name: "several names", servers: map[string]string{"a": "streamprox/web:80", "b": "streamprox/api:80", "tls": "streamprox/web:443"},
+			wantErr: "http_app needs a name, since several are bound to streamprox: api, web"},
+		{name: "several HTTP listeners", servers: map[string]string{"a": "streamprox/web:80", "b": "streamprox/web:8080"}, listener: "web",
+			wantErr: "http_app web: several HTTP listeners have that name (web:80, web:8080); name one of them with its port"},
+		{name: "several HTTP listeners of the only name", servers: map[string]string{"a": "streamprox/web:80 streamprox/web:8080"},
+			wantErr: "several HTTP listeners have that name (web:80, web:8080)"},
+		{name: "several HTTPS listeners", servers: map[string]string{"a": "streamprox/web:80", "tls": "streamprox/web:443", "tls2": "streamprox/web:8443"}, listener: "web",
+			wantErr: "http_app web: several HTTPS listeners have that name (web:443, web:8443); name one of them with its port"},
+		{name: "a range", servers: map[string]string{"a": "streamprox/web:80-81"}, listener: "web", wantErr: "several HTTP listeners have that name (web:80, web:81)"},
+		{name: "several listeners of another name", servers: map[string]string{"a": "streamprox/web:80", "b": "streamprox/api:80", "c": "streamprox/api:81"}, listener: "web", plain: "web:80"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			probe = func(ctx caddy.Context) {
+				found, err := findHTTPListeners(ctx, test.listener)
+				checkError(t, err, test.wantErr)
+				if err != nil {
+					return
+				}
+				if found.plain != test.plain || found.tls != test.tls || found.any != test.any {
+					t.Errorf("got HTTP %q, HTTPS %q, by port %q, want %q, %q, %q",
+						found.plain, found.tls, found.any, test.plain, test.tls, test.any)
+				}
+			}
+			apps := `"streamprox_config_probe":{}`
+			if test.servers != nil {
+				apps += "," + httpServers(test.servers)
+			}
+			if _, err := loadApps(t, "{"+apps+"}"); err != nil {
+				t.Errorf("loading: %v", err)
+			}
+
+			// As http_app itself does.
+			handler := fmt.Sprintf(`{"handler":"http_app","listener":%q}`, test.listener)
+			apps = inServer(handler)
+			if test.servers != nil {
+				apps += "," + httpServers(test.servers)
+			}
+			warnings, err := loadApps(t, "{"+apps+"}")
+			checkError(t, err, test.wantErr)
+			missing := test.plain == "" && test.tls == "" && test.any == "" && test.wantErr == ""
+			checkWarnings(t, warnings, missing, "no site is bound to that name")
+		})
+	}
+}
+
+// checkWarnings checks that there is exactly one warning and that it says text, or
+// that there is none.
+func checkWarnings(t *testing.T, got []string, want bool, text string) {
+	t.Helper()
+	switch {
+	case !want && len(got) > 0:
+		t.Errorf("got warnings %q, want none", got)
+	case want && (len(got) != 1 || !strings.Contains(got[0], text) || !strings.Contains(got[0], `"level":"warn"`)):
+		t.Errorf("got warnings %q, want one with %q", got, text)
+	}
+}
+
+// TestSitesOnTheVirtualNetwork loads whole sites behind layer4, with automatic HTTPS.
+func TestSitesOnTheVirtualNetwork(t *testing.T) {
+	const layer4 = "{\n http_port %s\n layer4 {\n :80 :443 {\n route {\n http_app %s\n }\n }\n }\n}\n"
+	tests := []struct {
+		name, config, want string
+		warns              bool
+	}{
+		{name: "a site with automatic HTTPS and its redirects", config: fmt.Sprintf(layer4, "80", "web") + "example.com {\n bind streamprox/web\n respond hello\n}\n"},
+		{name: "with the only name", config: fmt.Sprintf(layer4, "80", "") + "example.com {\n bind streamprox/web\n respond hello\n}\n"},
+		{name: "with another HTTP port", config: fmt.Sprintf(layer4, "8080", "web") + "example.com {\n bind streamprox/web\n respond hello\n}\n"},
+		{name: "several sites of a name", config: fmt.Sprintf(layer4, "80", "web") + "example.com {\n bind streamprox/web\n respond hello\n}\nexample.net {\n bind streamprox/web\n respond hello\n}\nhttp:// {\n bind streamprox/web\n respond hello\n}\n"},
+		{name: "site not bound", config: fmt.Sprintf(layer4, "80", "web") + "example.com {\n respond hello\n}\n", warns: true},
+		{name: "site bound to another name", config: fmt.Sprintf(layer4, "80", "web") + "example.com {\n bind streamprox/other\n respond hello\n}\n", warns: true},
+		{name: "no site", config: fmt.Sprintf(layer4, "80", "web"), warns: true},
+		{name: "two sites on ports of their own", config: fmt.Sprintf(layer4, "80", "web") + "http://:8081 {\n bind streamprox/web\n respond hello\n}\nhttp://:8082 {\n bind streamprox/web\n respond hello\n}\n",
+			want: "http_app web: several HTTP listeners have that name (web:8081, web:8082); name one of them with its port"},
+		{name: "one of two sites by its port", config: fmt.Sprintf(layer4, "80", "web:8082") + "http://:8081 {\n bind streamprox/web\n respond hello\n}\nhttp://:8082 {\n bind streamprox/web\n respond hello\n}\n"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			warnings, err := loadCaddyfile(t, test.config)
+			checkError(t, err, test.want)
+			checkWarnings(t, warnings, test.warns, "\"missing\":\"bind streamprox/web\"")
+		})
+	}
+}
+
+func TestListenerWrapperOnTLS(t *testing.T) {
+	const (
+		catchAll  = "inspect {\n route {\n http_app\n }\n}"
+		takesH2   = "inspect {\n @h2 inspected http2\n route @h2 {\n http_app\n }\n}"
+		secondary = "inspect {\n @a {\n ssh\n inspected http2 other\n }\n @b inspected tls\n route @b @a {\n http_app\n }\n}"
+		https     = "https://example.com {\n respond hello\n}\n"
+		plain     = "http://example.com {\n respond hello\n}\n"
+		want      = "this server offers HTTP/2 on TLS, which no route of inspect takes: set 'protocols h1' for the server, or name the outcome with 'inspected http2' in a route"
+	)
+	server := func(options, wrappers, site string) string {
+		return "{\n servers {\n" + options + "\n listener_wrappers {\n" + wrappers + "\n }\n }\n}\n" + site
+	}
+	layer4 := func(handlers string) string { return "layer4 {\n route {\n" + handlers + "\n }\n}" }
+	tests := []struct{ name, config, want string }{
+		{"h2 offered by default", server("", layer4(catchAll), https), want},
+		{"h2 offered", server("protocols h1 h2", layer4(catchAll), https), want},
+		{"h1 alone", server("protocols h1", layer4(catchAll), https), ""},
+		{"h1 and h3", server("protocols h1 h2 h3", layer4(catchAll), https), want},
+		{"a route takes http2", server("", layer4(takesH2), https), ""},
+		{"a route takes http2, among others", server("", layer4(secondary), https), ""},
+		{"no route", server("", layer4("inspect"), https), want},
+		{"in a subroute", server("", layer4("subroute {\n route {\n"+catchAll+"\n }\n}"), https), want},
+		{"another handler", server("", layer4("proxy 10.0.0.5:9000"), https), ""},
+		{"before TLS", server("", layer4(catchAll)+"\n tls", https), ""},
+		{"before TLS, after another", server("", "proxy_protocol\n"+layer4(catchAll)+"\n tls", https), ""},
+		{"after TLS, after another", server("", "proxy_protocol\n tls\n"+layer4(catchAll), https), want},
+		{"after another wrapper", server("", "http_redirect\n"+layer4(catchAll), https), want},
+		{"no TLS", server("", layer4(catchAll), plain), ""},
+		{"TLS that offers http/1.1 alone for one name", server("", layer4(catchAll), "https://example.com {\n tls {\n alpn http/1.1\n }\n respond hello\n}\n"), want},
+		{"TLS that names h2", server("", layer4(catchAll), "https://example.com {\n tls {\n alpn h2 http/1.1\n }\n respond hello\n}\n"), want},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadCaddyfile(t, test.config)
+			checkError(t, err, test.want)
+		})
+	}
+	t.Run("before and after TLS", func(t *testing.T) {
+		_, err := loadCaddyfile(t, server("", layer4("subroute")+"\n tls\n"+layer4(catchAll), https))
+		checkError(t, err, want)
+	})
+}
+
+// TestListenerWrapperAndALPN looks at TLS connection policies as JSON: the Caddyfile
+// adapter adds one for all other names, which offers h2.
+func TestListenerWrapperAndALPN(t *testing.T) {
+	const want = "this server offers HTTP/2 on TLS"
+	tests := []struct{ name, policies, want string }{
+		{"no policy: no TLS", `[]`, ""},
+		{"default", `[{}]`, want},
+		{"http/1.1 alone", `[{"alpn":["http/1.1"]}]`, ""},
+		{"http/1.1 alone in all", `[{"match":{"sni":["a"]},"alpn":["http/1.1"]},{"alpn":["http/1.1"]}]`, ""},
+		{"h2 in one", `[{"match":{"sni":["a"]},"alpn":["http/1.1"]},{"alpn":["h2"]}]`, want},
+		{"default in one", `[{"match":{"sni":["a"]},"alpn":["http/1.1"]},{}]`, want},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadApps(t, `{"http":{"servers":{"srv0":{"listen":["127.0.0.1:0"],"automatic_https":{"disable":true},"tls_connection_policies":`+test.policies+`,
+				"listener_wrappers":[{"wrapper":"layer4","routes":[{"handle":[{"handler":"inspect"}]}]}]}}}}`)
+			checkError(t, err, test.want)
+		})
+	}
+}
+
+// TestNamedHTTPAppInListenerWrapper checks that a name is not looked up before the
+// HTTP app, which is being provisioned, can be asked.
+func TestNamedHTTPAppInListenerWrapper(t *testing.T) {
+	for _, name := range []string{"", "web", "nobody", "web:80"} {
+		warnings, err := loadCaddyfile(t, "{\n servers :8080 {\n listener_wrappers {\n layer4 {\n route {\n inspect {\n route {\n http_app "+name+"\n }\n }\n }\n }\n }\n }\n}\n"+
+			"http://:8080 {\n respond outer\n}\nhttp://:80 {\n bind streamprox/web\n respond inner\n}\n")
+		if err != nil {
+			t.Errorf("http_app %s: got error %v, want none", name, err)
+		}
+		checkWarnings(t, warnings, false, "")
+	}
+}
+
+func TestUnboundedNotWarns(t *testing.T) {
+	const text = "add 'inspected http' to its matchers"
+	tests := []struct {
+		name   string
+		set    string
+		warned bool
+	}{
+		{"not http_request", "not http_request path /chat/*", true},
+		{"not http_request beside another matcher", "{\n not http_request path /chat/*\n remote_ip 10.0.0.0/8\n}", true},
+		{"not http_request beside inspected http", "{\n inspected http\n not http_request path /chat/*\n}", false},
+		{"not http_request beside inspected tls", "{\n inspected tls\n not http_request path /chat/*\n}", true},
+		{"not http_request beside inspected http tls", "{\n inspected http tls\n not http_request path /chat/*\n}", true},
+		{"not with another matcher", "not remote_ip 10.0.0.0/8", false},
+		{"not inspected http", "not inspected http", false},
+		{"not within http_request", "http_request not path /chat/*", false},
+		{"http_request", "http_request path /chat/*", false},
+		{"not http_request in a later set", "inspected tls\n @second not http_request path /chat/*\n route @a @second {\n echo\n }", true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			warnings, err := loadCaddyfile(t, inRoute("inspect {\n @a "+test.set+"\n route @a {\n echo\n }\n}"))
+			checkError(t, err, "")
+			checkWarnings(t, warnings, test.warned, text)
+		})
+	}
+}
+
+// TestFailedConfigurationsKeepNoPeers checks that upstreams of configurations that
+// were refused are forgotten.
+func TestFailedConfigurationsKeepNoPeers(t *testing.T) {
+	const address = "192.0.2.1:9000"
+	tests := []struct{ name, handler string }{
+		{"loads", `{"handler":"relay","upstreams":[{"dial":["` + address + `"]},{"dial":["` + address + `"]}]}`},
+		{"second upstream refused", `{"handler":"relay","upstreams":[{"dial":["` + address + `"]},{"dial":["udp/` + address + `"]}]}`},
+		{"policy refused", `{"handler":"relay","upstreams":[{"dial":["` + address + `"]}],"load_balancing":{"selection":{"policy":"nonsense"}}}`},
+		{"next handler refused", `{"handler":"relay","upstreams":[{"dial":["` + address + `"]}]},{"handler":"nonsense"}`},
+		{"route after it refused", `{"handler":"inspect","routes":[{"handle":[{"handler":"relay","upstreams":[{"dial":["` + address + `"]}]}]},{"handle":[{"handler":"nonsense"}]}]}`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadApps(t, "{"+inServer(test.handler)+"}")
+			if (err == nil) != (test.name == "loads") {
+				t.Errorf("loading: got error %v", err)
+			}
+			if n, known := peers.References(address); known {
+				t.Errorf("got %d references to the peer, want none", n)
+			}
+		})
+	}
+}
