@@ -282,16 +282,24 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// freeAddress returns a loopback address on which nothing listens.
+// freeAddress returns a loopback address on which nothing listens, and which nobody
+// else gets from it.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := ln.Addr().String()
+		ln.Close()
+		if _, taken := handedOut.LoadOrStore(address, true); !taken {
+			return address
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
+
+var handedOut sync.Map
 
 // freePort returns the port of a free address.
 func freePort(t *testing.T) string {
@@ -308,6 +316,7 @@ func backend(t *testing.T, f func(net.Conn)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	handedOut.Store(ln.Addr().String(), true)
 	serveBackend(t, ln, f)
 	return ln.Addr().String()
 }
