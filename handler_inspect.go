@@ -328,7 +328,7 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		h.logger.Debug("inspection ended", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return nil
 	}
-	stream, route, err := h.choose(cx, in)
+	route, err := h.choose(in)
 	release()
 	h.logDecision(in, route, err)
 	if errors.Is(err, errClientGone) {
@@ -344,12 +344,12 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		}
 		return nil
 	case route >= 0:
-		return h.Routes[route].handle(stream, next)
+		return h.Routes[route].handle(in.stream(), next)
 	case in.isConnect():
 		in.answer(http.StatusNotImplemented)
 		return nil
 	case in.outcome.open():
-		return next.Handle(stream)
+		return next.Handle(in.stream())
 	default:
 		in.refuse()
 		return nil
@@ -359,7 +359,7 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 // inspect prepares the inspection of cx, of which earlier matchers may have read a
 // part.
 func (h *Inspect) inspect(cx *layer4.Connection) *inspection {
-	in := &inspection{bounds: h.bounds, options: h.head, started: time.Now()}
+	in := &inspection{parent: cx, bounds: h.bounds, options: h.head, started: time.Now()}
 	in.head.Reset(in.options)
 	in.data, in.conn = drain(cx)
 	if len(in.data) > 0 {
@@ -369,41 +369,26 @@ func (h *Inspect) inspect(cx *layer4.Connection) *inspection {
 	return in
 }
 
-// choose returns the index of the route that takes the inspected connection, or -1,
-// and the stream for its handlers, which has its own variables and placeholders. An
+// choose returns the index of the route that takes the inspected connection, or -1. An
 // error is errClientGone or a *matchError.
-func (h *Inspect) choose(cx *layer4.Connection, in *inspection) (*layer4.Connection, int, error) {
-	stream := in.stream(cx)
+func (h *Inspect) choose(in *inspection) (int, error) {
 	for i := 0; i < len(h.Routes); {
-		matched, err := h.Routes[i].match(stream, in)
+		matched, err := h.Routes[i].match(in)
 		switch {
 		case errors.Is(err, layer4.ErrConsumedAllPrefetchedBytes):
-			more, err := in.more()
-			if err != nil {
-				return nil, -1, err
-			}
-			if more {
-				stream = in.stream(cx)
-			}
 			// The same route again: with more bytes, or knowing that none will come.
+			if _, err := in.more(); err != nil {
+				return -1, err
+			}
 		case err != nil:
-			return nil, -1, err
+			return -1, err
 		case matched:
-			return stream, i, nil
+			return i, nil
 		default:
 			i++
 		}
 	}
-	return stream, -1, nil
-}
-
-// stream returns the connection that matchers and handlers get: its bytes are those
-// inspected so far and what follows them.
-func (in *inspection) stream(cx *layer4.Connection) *layer4.Connection {
-	stream := fork(cx, in.conn, slices.Clip(in.data))
-	stream.SetVar(inspectionVar, in)
-	setTLSState(stream)
-	return stream
+	return -1, nil
 }
 
 // isConnect reports whether the request is a CONNECT request.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,7 +80,9 @@ type inspection struct {
 	deadline  time.Time // for the whole head; zero before the first byte
 	exhausted bool      // nothing more can be read within the bounds
 
-	http httpRequest // what http_request matchers make of the head
+	parent *layer4.Connection // the connection that is inspected
+	forked *layer4.Connection // the one for matchers and handlers, once somebody needs it
+	http   httpRequest        // what http_request matchers make of the head
 }
 
 // inspectionVar is the connection variable that holds the *inspection.
@@ -109,6 +112,28 @@ func inspectionOf(cx *layer4.Connection) *inspection {
 // wholeHead reports whether the data holds the whole head of an HTTP request.
 func (in *inspection) wholeHead() bool {
 	return in.outcome == OutcomeHTTP && !in.options.LineOnly
+}
+
+// request returns the request, nil if the outcome is not HTTP.
+func (in *inspection) request() *httpRequest {
+	if in.outcome != OutcomeHTTP {
+		return nil
+	}
+	if in.http.view.head == nil {
+		in.http.set(in.data, &in.head, tlsTerminated(in.parent, in.conn))
+	}
+	return &in.http
+}
+
+// stream returns the connection that matchers and handlers get: its bytes are those
+// inspected so far and what follows them, its variables and placeholders its own.
+func (in *inspection) stream() *layer4.Connection {
+	if in.forked == nil {
+		in.forked = fork(in.parent, in.conn, slices.Clip(in.data))
+		in.forked.SetVar(inspectionVar, in)
+		setTLSState(in.forked)
+	}
+	return in.forked
 }
 
 // isHTTP reports whether the bytes that cx reads next are known to be an HTTP
@@ -181,6 +206,7 @@ func (in *inspection) more() (bool, error) {
 	}
 	err := in.read()
 	if err == nil {
+		in.forked = nil // its bytes are not all any more
 		return true, nil
 	}
 	in.exhausted = true

@@ -33,8 +33,18 @@ import (
 type MatchHTTPRequest struct {
 	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"-" caddy:"namespace=http.matchers"`
 
-	sets    caddyhttp.MatcherSets
+	sets    []requestSet
 	connect bool // a method matcher names CONNECT
+}
+
+// requestSet is a set of HTTP matchers that must all match.
+type requestSet struct {
+	// head holds what can be answered on the bytes of the head, whole says that
+	// this is all of the set.
+	head  []headMatcher
+	whole bool
+
+	full caddyhttp.MatcherSet
 }
 
 // CaddyModule returns the Caddy module information.
@@ -63,7 +73,22 @@ func (m *MatchHTTPRequest) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading http matcher modules: %w", err)
 	}
-	return m.sets.FromInterface(loaded)
+	var sets caddyhttp.MatcherSets
+	if err := sets.FromInterface(loaded); err != nil {
+		return err
+	}
+	for _, full := range sets {
+		set := requestSet{full: full, whole: true}
+		for _, matcher := range full {
+			if onHead := newHeadMatcher(matcher); onHead != nil {
+				set.head = append(set.head, onHead)
+			} else {
+				set.whole = false
+			}
+		}
+		m.sets = append(m.sets, set)
+	}
+	return nil
 }
 
 // Match implements layer4.ConnMatcher.
@@ -72,23 +97,46 @@ func (m *MatchHTTPRequest) Match(cx *layer4.Connection) (bool, error) {
 	if request == nil || err != nil {
 		return false, err
 	}
-	return m.sets.AnyMatchWithError(request)
+	return m.match(request, func() *layer4.Connection { return cx })
+}
+
+// match reports whether one of the sets matches. cx returns the connection, if it
+// takes an *http.Request to answer.
+func (m *MatchHTTPRequest) match(request *httpRequest, cx func() *layer4.Connection) (bool, error) {
+	for i := range m.sets {
+		set := &m.sets[i]
+		switch answer := matchAll(set.head, &request.view); {
+		case answer == no:
+			continue
+		case answer == yes && set.whole:
+			return true, nil
+		}
+		r, err := request.get(cx())
+		if err != nil {
+			return false, err
+		}
+		if matched, err := set.full.MatchWithError(r); matched || err != nil {
+			return matched, err
+		}
+	}
+	return len(m.sets) == 0, nil
 }
 
 // requestOf returns the request at the beginning of cx, nil if there is none, or
 // layer4.ErrConsumedAllPrefetchedBytes if that is not certain yet.
-func requestOf(cx *layer4.Connection) (*http.Request, error) {
+func requestOf(cx *layer4.Connection) (*httpRequest, error) {
 	if in := inspectionOf(cx); in != nil {
-		if in.outcome != OutcomeHTTP {
-			return nil, nil
-		}
-		return in.http.get(cx, in.data[:in.head.Len])
+		return in.request(), nil
 	}
 	p := prefetchedHeadOf(cx)
 	data := cx.MatchingBytes()
 	switch p.head.Read(data) {
 	case httphead.HTTP:
-		return p.http.get(cx, data[:p.head.Len])
+		if p.http.view.head == nil {
+			p.http.set(data, &p.head, tlsState(cx) != nil)
+		}
+		p.http.view.data = data // it may have moved
+		return &p.http, nil
 	case httphead.More:
 		if len(data) >= layer4.MaxMatchingBytes {
 			return nil, layer4.ErrMatchingBufferFull
@@ -99,17 +147,23 @@ func requestOf(cx *layer4.Connection) (*http.Request, error) {
 	}
 }
 
-// httpRequest is the request that HTTP matchers see, built when the first of them
-// asks.
+// httpRequest is a request as HTTP matchers see it: its head, and for those that need
+// it an *http.Request, built when the first of them asks.
 type httpRequest struct {
+	view    headView
 	request *http.Request
 	err     error
 }
 
-// get returns the request whose head, or request line, is given.
-func (h *httpRequest) get(cx *layer4.Connection, head []byte) (*http.Request, error) {
+// set makes the request that of the head read from data.
+func (h *httpRequest) set(data []byte, head *httphead.Reader, tls bool) {
+	h.view.data, h.view.head, h.view.tls = data, head, tls
+}
+
+// get returns the *http.Request.
+func (h *httpRequest) get(cx *layer4.Connection) (*http.Request, error) {
 	if h.request == nil && h.err == nil {
-		h.request, h.err = newRequest(cx, head)
+		h.request, h.err = newRequest(cx, h.view.data[:h.view.head.Len])
 	}
 	return h.request, h.err
 }

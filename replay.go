@@ -87,6 +87,13 @@ func setTLSState(cx *layer4.Connection) {
 	cx.SetVar(layer4.TLSConnectionStatesVarName, []*tls.ConnectionState{&state})
 }
 
+// tlsTerminated reports whether TLS was terminated on the way to cx, of which conn is
+// the connection beneath.
+func tlsTerminated(cx *layer4.Connection, conn net.Conn) bool {
+	_, ok := conn.(*tls.Conn)
+	return ok || tlsState(cx) != nil
+}
+
 // tlsState returns the state of the innermost TLS connection that was terminated
 // on the way to cx, or nil.
 func tlsState(cx *layer4.Connection) *tls.ConnectionState {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
@@ -34,8 +35,9 @@ type matcherSet struct {
 // namedMatcher is a matcher with the name it has in the configuration. It is a set
 // of one, because only a set can put a connection into matching mode.
 type namedMatcher struct {
-	name string
-	set  layer4.MatcherSet
+	name    string
+	set     layer4.MatcherSet
+	request *MatchHTTPRequest // the matcher, if it is one: it needs no connection
 }
 
 // matchError is the failure of a matcher, as opposed to its not matching.
@@ -87,21 +89,34 @@ func newMatcherSet(modules map[string]any) (matcherSet, error) {
 		if !ok {
 			return set, fmt.Errorf("module %q is not a layer4 matcher: %T", name, module)
 		}
-		if request, ok := module.(*MatchHTTPRequest); ok {
+		request, ok := module.(*MatchHTTPRequest)
+		if ok {
 			set.connect = request.connect
 		}
-		set.matchers = append(set.matchers, namedMatcher{name: name, set: layer4.MatcherSet{matcher}})
+		set.matchers = append(set.matchers, namedMatcher{name: name, set: layer4.MatcherSet{matcher}, request: request})
 	}
-	slices.SortFunc(set.matchers, func(a, b namedMatcher) int { return a.cost() - b.cost() })
+	slices.SortFunc(set.matchers, func(a, b namedMatcher) int {
+		if (a.request != nil) != (b.request != nil) {
+			if a.request != nil {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a.name, b.name)
+	})
 	return set, nil
 }
 
-// cost orders matchers: http_request before the others.
-func (m namedMatcher) cost() int {
-	if _, ok := m.set[0].(*MatchHTTPRequest); ok {
-		return 0
+// match reports whether the matcher matches the inspected connection.
+func (m *namedMatcher) match(in *inspection) (bool, error) {
+	if m.request == nil {
+		return m.set.Match(in.stream())
 	}
-	return 1
+	request := in.request()
+	if request == nil {
+		return false, nil
+	}
+	return m.request.match(request, in.stream)
 }
 
 // names reports whether a matcher set of the route names the outcome.
@@ -111,16 +126,16 @@ func (r *Route) names(o Outcome) bool {
 
 func (s *matcherSet) names(o Outcome) bool { return s.inspected != nil && s.inspected.has(o) }
 
-// match reports whether the route takes cx, the inspected connection. An error is
+// match reports whether the route takes the inspected connection. An error is
 // layer4.ErrConsumedAllPrefetchedBytes if that depends on bytes still to come, or a
 // *matchError.
-func (r *Route) match(cx *layer4.Connection, in *inspection) (bool, error) {
+func (r *Route) match(in *inspection) (bool, error) {
 	if len(r.sets) == 0 {
 		return in.outcome.open() && !in.isConnect(), nil
 	}
 	var needsMore error
 	for i := range r.sets {
-		matched, err := r.sets[i].match(cx, in)
+		matched, err := r.sets[i].match(in)
 		if matched {
 			return true, nil
 		}
@@ -133,15 +148,16 @@ func (r *Route) match(cx *layer4.Connection, in *inspection) (bool, error) {
 	return false, needsMore
 }
 
-func (s *matcherSet) match(cx *layer4.Connection, in *inspection) (bool, error) {
+func (s *matcherSet) match(in *inspection) (bool, error) {
 	switch {
 	case s.inspected != nil && !s.inspected.has(in.outcome),
 		s.inspected == nil && !in.outcome.open(),
 		in.isConnect() && !s.connect:
 		return false, nil
 	}
-	for _, m := range s.matchers {
-		matched, err := m.set.Match(cx)
+	for i := range s.matchers {
+		m := &s.matchers[i]
+		matched, err := m.match(in)
 		switch {
 		case errors.Is(err, layer4.ErrMatchingBufferFull):
 			return false, nil // it cannot have what it needs: it does not match
