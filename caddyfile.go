@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
 	"github.com/mholt/caddy-l4/layer4"
@@ -231,8 +232,15 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //		not <matcher> [<args...>]
 //	}
 //
-// The matchers are those of Caddy's HTTP app, all of which must match.
+// The matchers are those of Caddy's HTTP app, all of which must match, with the short
+// placeholders that they have there.
 func (m *MatchHTTPRequest) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	tokens := caddyfile.Segment(directive(d))
+	httpcaddyfile.NewShorthandReplacer().ApplyToSegment(&tokens)
+	name := d.GetContext(caddyfile.MatcherNameCtxKey)
+	d = caddyfile.NewDispenser(tokens)
+	d.SetContext(caddyfile.MatcherNameCtxKey, name)
+
 	d.Next() // consume matcher name
 	set, err := caddyhttp.ParseCaddyfileNestedMatcherSet(d)
 	if err != nil {

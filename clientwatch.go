@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,11 +21,12 @@ const (
 
 // clientWatch notices that a client resets its connection while an upstream is
 // being dialled. A socket tells that only to those who read from it, so it reads
-// ahead. The end of the client's sending is no reason to give up: a client that has
-// said all it has to say may well wait for an answer.
+// ahead. The end of the client's sending is no reason to end a dial: a client that has
+// said all it has to say may well wait for an answer. It is one not to begin others.
 type clientWatch struct {
 	conn    net.Conn
-	pending []byte // what has been read and not been sent yet
+	pending []byte      // what has been read and not been sent yet
+	ended   atomic.Bool // the client has finished sending
 }
 
 // start begins to watch after a delay. The context is cancelled when the client goes
@@ -56,7 +58,10 @@ func (w *clientWatch) read(ctx context.Context, gone context.CancelFunc) {
 		w.pending = append(w.pending, buf[:n]...)
 		switch {
 		case err == nil && ctx.Err() == nil:
-		case err == nil, errors.Is(err, io.EOF), errors.Is(err, os.ErrDeadlineExceeded):
+		case errors.Is(err, io.EOF):
+			w.ended.Store(true)
+			return
+		case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		default:
 			gone()

@@ -257,11 +257,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	if state := tlsState(cx); state != nil {
 		toDeliver = tlsReplayConn{replayConn: handed, state: state}
 	}
-	var request *replayConn
-	if in != nil && in.wholeHead() {
-		request = handed
-	}
-	if err := network.deliver(address, toDeliver, request, h.wait); err != nil {
+	if err := network.deliver(address, toDeliver, h.wait); err != nil {
 		h.logger.Error("delivering connection",
 			zap.String("listener", address),
 			zap.Duration("wait", h.wait),

@@ -96,6 +96,9 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 	if err := refuseUDP(ctx); err != nil {
 		return err
 	}
+	if i := slices.Index(h.Routes, nil); i >= 0 {
+		return fmt.Errorf("route %d is null", i)
+	}
 	// Loading a module takes its JSON away, so look at it before.
 	if err := h.checkUntilLine(); err != nil {
 		return err
@@ -296,7 +299,7 @@ func isDatagram(network string) bool {
 func unboundedNot(sets []caddy.ModuleMap) bool {
 	return slices.ContainsFunc(sets, func(set caddy.ModuleMap) bool {
 		var negated []caddy.ModuleMap
-		if json.Unmarshal(set["not"], &negated) != nil {
+		if set["http_request"] != nil || json.Unmarshal(set["not"], &negated) != nil {
 			return false
 		}
 		if !slices.ContainsFunc(negated, func(s caddy.ModuleMap) bool { return s["http_request"] != nil }) {
@@ -321,8 +324,10 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		return nil
 	}
 
-	in := h.inspect(cx)
-	err := in.begin()
+	in, err := h.inspect(cx)
+	if err == nil {
+		err = in.begin()
+	}
 	if err != nil {
 		release()
 		h.logger.Debug("inspection ended", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
@@ -357,16 +362,20 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 }
 
 // inspect prepares the inspection of cx, of which earlier matchers may have read a
-// part.
-func (h *Inspect) inspect(cx *layer4.Connection) *inspection {
-	in := &inspection{parent: cx, bounds: h.bounds, options: h.head, started: time.Now()}
-	in.head.Reset(in.options)
+// part. An error is that of a TLS handshake that Caddy has left to whoever reads first.
+func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
+	in := &inspection{parent: cx, bounds: h.bounds}
+	in.head.Reset(h.head)
 	in.data, in.conn = drain(cx)
+	if err := finishHandshake(in.conn); err != nil {
+		return nil, err
+	}
+	in.started = time.Now()
 	if len(in.data) > 0 {
 		in.packets = 1
 		in.deadline = in.started.Add(h.bounds.timeout)
 	}
-	return in
+	return in, nil
 }
 
 // choose returns the index of the route that takes the inspected connection, or -1. An
@@ -393,7 +402,7 @@ func (h *Inspect) choose(in *inspection) (int, error) {
 
 // isConnect reports whether the request is a CONNECT request.
 func (in *inspection) isConnect() bool {
-	return in.outcome == OutcomeHTTP && string(in.head.Method.Of(in.data)) == http.MethodConnect
+	return in.method() == http.MethodConnect
 }
 
 // refuse gives the client of a stream that no route took the answer that its
@@ -413,7 +422,7 @@ func (in *inspection) refuse() {
 }
 
 func (in *inspection) answer(status int) {
-	answer(in.conn, status, in.outcome == OutcomeHTTP && string(in.head.Method.Of(in.data)) == http.MethodHead)
+	answer(in.conn, status, in.method() == http.MethodHead)
 }
 
 // logDecision writes one line for the connection: a warning if a matcher failed,

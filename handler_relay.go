@@ -99,7 +99,10 @@ func (h *Relay) Provision(ctx caddy.Context) error {
 	if len(h.Upstreams) == 0 {
 		return errors.New("relay needs at least one upstream")
 	}
-	for _, config := range h.Upstreams {
+	for i, config := range h.Upstreams {
+		if config == nil {
+			return fmt.Errorf("upstream %d is null", i)
+		}
 		u, err := newUpstream(ctx, config)
 		if err != nil {
 			return err
@@ -167,15 +170,15 @@ func (h *Relay) provisionOptions() error {
 
 // Handle implements layer4.NextHandler. It returns when the stream has ended.
 func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
-	http, head := isHTTP(cx)
+	method := inspectionOf(cx).method()
 	pending, client := drain(cx)
 	watch := &clientWatch{conn: client, pending: pending}
 
 	conn, to, err := h.connect(cx, watch)
 	if err != nil {
 		h.logFailure(cx, err)
-		if http && !errors.Is(err, errLeftDial) {
-			answer(client, failureStatus(err), head)
+		if method != "" && !errors.Is(err, errLeftDial) {
+			answer(client, failureStatus(err), method == http.MethodHead)
 		}
 		return nil
 	}
@@ -221,7 +224,7 @@ func (h *Relay) connect(cx *layer4.Connection, watch *clientWatch) (net.Conn, *u
 		if ctx.Err() != nil {
 			return nil, nil, errLeftDial
 		}
-		if time.Now().Add(h.tryInterval).After(giveUp) {
+		if watch.ended.Load() || time.Now().Add(h.tryInterval).After(giveUp) {
 			return nil, nil, err
 		}
 		select {

@@ -1,6 +1,7 @@
 package streamprox
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -72,7 +73,6 @@ type inspection struct {
 	conn    net.Conn
 	data    []byte // every byte received; connections that replay it share it
 	packets int
-	options httphead.Options
 	head    httphead.Reader
 	outcome Outcome
 
@@ -88,30 +88,22 @@ type inspection struct {
 // inspectionVar is the connection variable that holds the *inspection.
 const inspectionVar = "streamprox.inspection"
 
-// inspectionOf returns what inspect found out about the bytes that cx reads next,
-// or nil: the connection was not inspected, or a handler since then has consumed
-// or decoded what inspect saw.
+// inspectionOf returns what inspect found out about the bytes that cx reads next, or
+// nil: the connection was not inspected, or a handler since then has consumed or
+// decoded what inspect saw. It compares the bytes, because buffers are used again, and
+// because what they are depends on nothing else; without bytes, the connection.
 func inspectionOf(cx *layer4.Connection) *inspection {
 	in, ok := cx.GetVar(inspectionVar).(*inspection)
-	if !ok {
+	switch next := cx.MatchingBytes(); {
+	case !ok:
 		return nil
-	}
-	next := cx.MatchingBytes()
-	if len(next) == 0 && len(in.data) == 0 {
-		if cx.Conn != in.conn {
-			return nil
-		}
+	case len(in.data) == 0 && len(next) == 0 && cx.Conn == in.conn:
 		return in
-	}
-	if len(next) == 0 || len(in.data) == 0 || &next[0] != &in.data[0] {
+	case len(in.data) > 0 && bytes.HasPrefix(next, in.data):
+		return in
+	default:
 		return nil
 	}
-	return in
-}
-
-// wholeHead reports whether the data holds the whole head of an HTTP request.
-func (in *inspection) wholeHead() bool {
-	return in.outcome == OutcomeHTTP && !in.options.LineOnly
 }
 
 // request returns the request, nil if the outcome is not HTTP.
@@ -136,14 +128,12 @@ func (in *inspection) stream() *layer4.Connection {
 	return in.forked
 }
 
-// isHTTP reports whether the bytes that cx reads next are known to be an HTTP
-// request, and whether its method is HEAD.
-func isHTTP(cx *layer4.Connection) (http, head bool) {
-	in := inspectionOf(cx)
+// method returns the method of the request, or "" if the outcome is not HTTP.
+func (in *inspection) method() string {
 	if in == nil || in.outcome != OutcomeHTTP {
-		return false, false
+		return ""
 	}
-	return true, string(in.head.Method.Of(in.data)) == "HEAD"
+	return string(in.head.Method.Of(in.data))
 }
 
 // errClientGone is returned when a connection breaks during inspection.

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddytls"
 )
 
 const (
@@ -42,12 +41,12 @@ var errNotListening = errors.New("no listener accepts connections")
 
 // deliver gives conn to the newest listener of addr. It waits up to wait for one
 // that listens and accepts; a connection that it cannot deliver stays the caller's.
-// If conn begins with a whole request, request is that connection, else nil.
-func (n *virtualNetwork) deliver(addr string, conn net.Conn, request *replayConn, wait time.Duration) error {
+func (n *virtualNetwork) deliver(addr string, conn net.Conn, wait time.Duration) error {
+	replay, awaited := conn.(request)
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
 	for {
-		l, changed := n.newest(addr, request != nil)
+		l, changed := n.newest(addr, awaited)
 		if l == nil {
 			select {
 			case <-changed:
@@ -56,9 +55,8 @@ func (n *virtualNetwork) deliver(addr string, conn net.Conn, request *replayConn
 				return errNotListening
 			}
 		}
-		taken := l.requestTaken
-		if request != nil {
-			request.taken.Store(&taken)
+		if awaited {
+			replay.whenTaken(l.requestTaken)
 		}
 		var err error
 		select {
@@ -69,8 +67,8 @@ func (n *virtualNetwork) deliver(addr string, conn net.Conn, request *replayConn
 		case <-timeout.C:
 			err = errNotListening
 		}
-		if request != nil {
-			request.requestTaken()
+		if awaited {
+			replay.requestTaken()
 		}
 		if err != nil {
 			return err
@@ -78,9 +76,17 @@ func (n *virtualNetwork) deliver(addr string, conn net.Conn, request *replayConn
 	}
 }
 
+// request is a connection that tells when the server has taken on the request at its
+// beginning.
+type request interface {
+	// whenTaken sets what requestTaken calls, once.
+	whenTaken(func())
+	requestTaken()
+}
+
 // newest returns the newest listener of addr, or nil, and a channel that is closed
-// when that changes. With request, the listener awaits one more request.
-func (n *virtualNetwork) newest(addr string, request bool) (*listener, <-chan struct{}) {
+// when that changes. With await, the listener awaits one more request.
+func (n *virtualNetwork) newest(addr string, await bool) (*listener, <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	open := n.listeners[addr]
@@ -88,7 +94,7 @@ func (n *virtualNetwork) newest(addr string, request bool) (*listener, <-chan st
 		return nil, n.changed
 	}
 	l := open[len(open)-1]
-	if request {
+	if await {
 		l.awaited++
 	}
 	return l, n.changed
@@ -282,50 +288,6 @@ func (p *packetListener) SetReadDeadline(time.Time) error { return os.ErrNoDeadl
 
 // SetWriteDeadline implements net.PacketConn.
 func (p *packetListener) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }
-
-// unbindACME removes addresses of the virtual network from the ACME issuers of the
-// configuration. The Caddyfile adapter makes a site's bind address the address on
-// which its issuer listens for challenges; on this network there is nothing to
-// listen on. Without an address the issuer finds that the port is taken, by the
-// layer4 server in front, and the HTTP app answers the challenge that arrives there.
-func unbindACME(ctx caddy.Context) error {
-	app, err := ctx.AppIfConfigured("tls")
-	if err != nil {
-		if errors.Is(err, caddy.ErrNotConfigured) {
-			return nil
-		}
-		return err
-	}
-	tlsApp := app.(*caddytls.TLS)
-	if tlsApp.Automation == nil {
-		return nil
-	}
-	for _, policy := range tlsApp.Automation.Policies {
-		var changed bool
-		for _, issuer := range policy.Issuers {
-			wrapper, ok := issuer.(interface{ GetACMEIssuer() *caddytls.ACMEIssuer })
-			if !ok {
-				continue
-			}
-			acme := wrapper.GetACMEIssuer()
-			if acme == nil || acme.Challenges == nil || !strings.HasPrefix(acme.Challenges.BindHost, networkName+"/") {
-				continue
-			}
-			acme.Challenges.BindHost = ""
-			if err := acme.Provision(ctx); err != nil {
-				return fmt.Errorf("provisioning ACME issuer again: %w", err)
-			}
-			changed = true
-		}
-		if !changed {
-			continue
-		}
-		if err := policy.RebuildCertMagic(tlsApp); err != nil {
-			return fmt.Errorf("rebuilding automation policy: %w", err)
-		}
-	}
-	return nil
-}
 
 // Interface guards
 var (

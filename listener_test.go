@@ -52,7 +52,7 @@ func deliverVirtually(t *testing.T, want *listener, others ...*listener) {
 		})
 	}
 	conn := &numberedConn{number: 1}
-	err := network.deliver(want.addr.String(), conn, nil, time.Minute)
+	err := network.deliver(want.addr.String(), conn, time.Minute)
 	close(stop)
 	wg.Wait()
 	if err != nil {
@@ -131,7 +131,7 @@ func TestDeliverWaitsForListener(t *testing.T) {
 			time.Sleep(time.Second)
 			_, _ = l.Accept()
 		}()
-		if err := n.deliver("web:80", &numberedConn{}, nil, 5*time.Second); err != nil {
+		if err := n.deliver("web:80", &numberedConn{}, 5*time.Second); err != nil {
 			t.Fatalf("delivering: %v", err)
 		}
 		if got, want := time.Since(begun), 4*time.Second; got != want {
@@ -145,7 +145,7 @@ func TestDeliverMovesToNewerGenerationWhileItWaits(t *testing.T) {
 		n := newVirtualNetwork()
 		n.add(newListener("web:80")) // never accepts
 		delivered := make(chan error)
-		go func() { delivered <- n.deliver("web:80", &numberedConn{}, nil, time.Minute) }()
+		go func() { delivered <- n.deliver("web:80", &numberedConn{}, time.Minute) }()
 		synctest.Wait()
 
 		newer := newListener("web:80")
@@ -184,7 +184,7 @@ func TestDeliverTimesOut(t *testing.T) {
 				test.prepare(n)
 				client, server := net.Pipe()
 				begun := time.Now()
-				if err := n.deliver("web:80", server, nil, 5*time.Second); !errors.Is(err, errNotListening) {
+				if err := n.deliver("web:80", server, 5*time.Second); !errors.Is(err, errNotListening) {
 					t.Fatalf("got %v, want errNotListening", err)
 				}
 				if got, want := time.Since(begun), 5*time.Second; got != want {
@@ -209,14 +209,11 @@ func TestDeliverTimesOut(t *testing.T) {
 // each is accepted once or stays with the one who delivers it.
 func TestDeliverLosesNothing(t *testing.T) {
 	for _, test := range []struct {
-		name     string
-		requests bool // the connections begin with a whole request
-		wait     time.Duration
+		name string
+		wait time.Duration
 	}{
-		{"patient", false, time.Minute},
-		{"impatient", false, 50 * time.Microsecond},
-		{"patient-requests", true, time.Minute},
-		{"impatient-requests", true, 50 * time.Microsecond},
+		{"patient", time.Minute},
+		{"impatient", 50 * time.Microsecond},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			const deliverers, each = 8, 250
@@ -272,11 +269,7 @@ func TestDeliverLosesNothing(t *testing.T) {
 				callers.Go(func() {
 					for i := d * each; i < (d+1)*each; i++ {
 						conn := newReplayConn(&numberedConn{number: i}, nil)
-						var request *replayConn
-						if test.requests {
-							request = conn
-						}
-						failed[i] = network.deliver(host+":80", conn, request, test.wait)
+						failed[i] = network.deliver(host+":80", conn, test.wait)
 					}
 				})
 			}
@@ -331,7 +324,7 @@ func TestNewGenerationWaitsForRequests(t *testing.T) {
 			go func() { _, _ = io.Copy(io.Discard, client) }()
 			request := newReplayConn(conn, []byte("GET / HTTP/1.1\r\n\r\n"))
 			defer request.Close()
-			go func() { _ = network.deliver(host+":80", request, request, time.Minute) }()
+			go func() { _ = network.deliver(host+":80", request, time.Minute) }()
 			accepted, err := old.Accept()
 			if err != nil {
 				t.Fatalf("accepting: %v", err)
@@ -353,7 +346,7 @@ func TestNewGenerationWaitsForRequests(t *testing.T) {
 	t.Run("not for ever", func(t *testing.T) {
 		old := listenVirtually(t, "handover-stuck")
 		request := newReplayConn(&numberedConn{}, nil)
-		go func() { _ = network.deliver("handover-stuck:80", request, request, time.Minute) }()
+		go func() { _ = network.deliver("handover-stuck:80", request, time.Minute) }()
 		if _, err := old.Accept(); err != nil {
 			t.Fatalf("accepting: %v", err)
 		}

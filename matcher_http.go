@@ -33,8 +33,7 @@ import (
 type MatchHTTPRequest struct {
 	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"-" caddy:"namespace=http.matchers"`
 
-	sets    []requestSet
-	connect bool // a method matcher names CONNECT
+	sets []requestSet
 }
 
 // requestSet is a set of HTTP matchers that must all match.
@@ -44,7 +43,8 @@ type requestSet struct {
 	head  []headMatcher
 	whole bool
 
-	full caddyhttp.MatcherSet
+	connect bool // a method matcher names CONNECT
+	full    caddyhttp.MatcherSet
 }
 
 // CaddyModule returns the Caddy module information.
@@ -68,7 +68,10 @@ func (m *MatchHTTPRequest) MarshalJSON() ([]byte, error) {
 // Provision loads the HTTP matchers.
 func (m *MatchHTTPRequest) Provision(ctx caddy.Context) error {
 	// Loading a module takes its JSON away, so look at it before.
-	m.connect = namesConnect(m.MatcherSetsRaw)
+	var connect []bool
+	for _, set := range m.MatcherSetsRaw {
+		connect = append(connect, namesConnect(set))
+	}
 	loaded, err := ctx.LoadModule(m, "MatcherSetsRaw")
 	if err != nil {
 		return fmt.Errorf("loading http matcher modules: %w", err)
@@ -77,8 +80,8 @@ func (m *MatchHTTPRequest) Provision(ctx caddy.Context) error {
 	if err := sets.FromInterface(loaded); err != nil {
 		return err
 	}
-	for _, full := range sets {
-		set := requestSet{full: full, whole: true}
+	for i, full := range sets {
+		set := requestSet{full: full, whole: true, connect: connect[i]}
 		for _, matcher := range full {
 			if onHead := newHeadMatcher(matcher); onHead != nil {
 				set.head = append(set.head, onHead)
@@ -97,14 +100,17 @@ func (m *MatchHTTPRequest) Match(cx *layer4.Connection) (bool, error) {
 	if request == nil || err != nil {
 		return false, err
 	}
-	return m.match(request, func() *layer4.Connection { return cx })
+	return m.match(request, func() *layer4.Connection { return cx }, false)
 }
 
-// match reports whether one of the sets matches. cx returns the connection, if it
-// takes an *http.Request to answer.
-func (m *MatchHTTPRequest) match(request *httpRequest, cx func() *layer4.Connection) (bool, error) {
+// match reports whether one of the sets matches; with connect, one of those that name
+// the method CONNECT. cx returns the connection, if it takes an *http.Request to answer.
+func (m *MatchHTTPRequest) match(request *httpRequest, cx func() *layer4.Connection, connect bool) (bool, error) {
 	for i := range m.sets {
 		set := &m.sets[i]
+		if connect && !set.connect {
+			continue
+		}
 		switch answer := matchAll(set.head, &request.view); {
 		case answer == no:
 			continue
@@ -119,7 +125,7 @@ func (m *MatchHTTPRequest) match(request *httpRequest, cx func() *layer4.Connect
 			return matched, err
 		}
 	}
-	return len(m.sets) == 0, nil
+	return len(m.sets) == 0 && !connect, nil
 }
 
 // requestOf returns the request at the beginning of cx, nil if there is none, or
@@ -168,6 +174,10 @@ func (h *httpRequest) get(cx *layer4.Connection) (*http.Request, error) {
 	return h.request, h.err
 }
 
+// noServer stands for the server that a request is not in: without one, Caddy leaves
+// the client's address unset.
+var noServer = new(caddyhttp.Server)
+
 var crlf = []byte("\r\n")
 
 // newRequest returns the request as the HTTP app would see it.
@@ -189,7 +199,7 @@ func newRequest(cx *layer4.Connection, head []byte) (*http.Request, error) {
 	}
 	r.TLS = tlsState(cx)
 	r = r.WithContext(context.WithValue(cx.Context, http.LocalAddrContextKey, cx.LocalAddr()))
-	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil), nil
+	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, noServer), nil
 }
 
 // prefetchedHead is the state of http_request on a connection that is not
@@ -248,18 +258,15 @@ func needsHeaders(sets caddyhttp.RawMatcherSets) string {
 	return ""
 }
 
-// namesConnect reports whether a method matcher in sets names CONNECT.
-func namesConnect(sets caddyhttp.RawMatcherSets) bool {
-	return slices.ContainsFunc(sets, func(set caddy.ModuleMap) bool {
-		var methods []string
-		raw, ok := set["method"]
-		return ok && json.Unmarshal(raw, &methods) == nil && slices.Contains(methods, http.MethodConnect)
-	})
+// namesConnect reports whether the method matcher of the set names CONNECT.
+func namesConnect(set caddy.ModuleMap) bool {
+	var methods []string
+	return json.Unmarshal(set["method"], &methods) == nil && slices.Contains(methods, http.MethodConnect)
 }
 
 // MatchInspected matches a connection by the outcome of its inspection. Its JSON is
 // an array of outcomes: `http`, `tls`, `other`, `http2`, `malformed`, `too_large`,
-// `timeout`, `silent`, `eof`. Outside the routes of inspect it never matches.
+// `timeout`, `silent`, `eof`. A connection that was not inspected never matches.
 type MatchInspected struct {
 	// Outcomes holds the names, of which one must be the outcome.
 	Outcomes []string `json:"-"`

@@ -1,14 +1,20 @@
 package streamprox
 
 import (
+	"crypto/tls"
 	"net"
 	"time"
 )
 
-// readFirstByte is readFirst for a connection that is not a socket, such as one
-// whose TLS was terminated. It waits with a buffer of one byte, then takes what the
-// connection has decoded together with that byte.
-func readFirstByte(conn net.Conn, limit int) ([]byte, error) {
+// readFirstFrom is readFirst for a connection that is not a socket. While it waits on
+// TLS it holds a buffer of one byte, and then takes what was decoded together with that
+// byte: the rest of the record is at hand.
+func readFirstFrom(conn net.Conn, limit int) ([]byte, error) {
+	if _, ok := conn.(*tls.Conn); !ok {
+		buf := make([]byte, min(firstBuffer, limit))
+		n, err := conn.Read(buf)
+		return buf[:n], err
+	}
 	var first [1]byte
 	n, err := conn.Read(first[:])
 	if n == 0 {

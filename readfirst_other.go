@@ -7,5 +7,5 @@ import "net"
 // readFirst waits for the first bytes of conn and returns them, at most limit, in
 // a buffer with room to grow.
 func readFirst(conn net.Conn, limit int) ([]byte, error) {
-	return readFirstByte(conn, limit)
+	return readFirstFrom(conn, limit)
 }

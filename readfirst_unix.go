@@ -12,9 +12,14 @@ import (
 // a buffer with room to grow. While it waits on a socket it holds no buffer: a
 // client that says nothing costs none.
 func readFirst(conn net.Conn, limit int) ([]byte, error) {
-	sc, ok := conn.(syscall.Conn)
-	if !ok {
-		return readFirstByte(conn, limit)
+	var sc syscall.Conn
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		sc = c
+	case *net.UnixConn:
+		sc = c
+	default:
+		return readFirstFrom(conn, limit)
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {

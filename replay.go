@@ -112,9 +112,10 @@ type replayConn struct {
 	closed  chan struct{}
 	once    sync.Once
 
-	// taken, unless nil, is called once when the server has read the request in
-	// pending and taken it on.
+	// taken, unless nil, is called once when the server has taken on the request at
+	// the beginning; begun is that it has begun to read it.
 	taken atomic.Pointer[func()]
+	begun bool
 }
 
 func newReplayConn(conn net.Conn, pending []byte) *replayConn {
@@ -123,11 +124,13 @@ func newReplayConn(conn net.Conn, pending []byte) *replayConn {
 
 // Read implements net.Conn. When net/http's server has read a request it either
 // drops it, because it is shutting down, or goes on to read: one byte, to notice a
-// client that leaves, or the content.
+// client that leaves, or the content. If it goes on because the head is not complete,
+// nobody waits for the rest.
 func (c *replayConn) Read(p []byte) (int, error) {
-	if len(c.pending) == 0 || len(p) == 1 {
+	if len(p) == 1 || c.begun && len(c.pending) == 0 {
 		c.requestTaken()
 	}
+	c.begun = true
 	if len(c.pending) == 0 {
 		return c.Conn.Read(p)
 	}
@@ -166,6 +169,10 @@ func (c *replayConn) Close() error {
 	return err
 }
 
+// whenTaken implements request.
+func (c *replayConn) whenTaken(f func()) { c.taken.Store(&f) }
+
+// requestTaken implements request.
 func (c *replayConn) requestTaken() {
 	if taken := c.taken.Swap(nil); taken != nil {
 		(*taken)()
@@ -182,9 +189,7 @@ type tlsReplayConn struct {
 // ConnectionState returns the state of the TLS connection.
 func (c tlsReplayConn) ConnectionState() tls.ConnectionState { return *c.state }
 
-var errNoCloseWrite = errors.New("connection cannot shut down its sending side")
-
-// closeWrite shuts down the sending side of conn, if it can be.
+// closeWrite shuts down the sending side of conn; errors.ErrUnsupported if it cannot.
 func closeWrite(conn net.Conn) error {
 	switch c := conn.(type) {
 	case interface{ CloseWrite() error }:
@@ -194,7 +199,7 @@ func closeWrite(conn net.Conn) error {
 	case interface{ Raw() net.Conn }: // *proxyproto.Conn
 		return closeWrite(c.Raw())
 	default:
-		return errNoCloseWrite
+		return errors.ErrUnsupported
 	}
 }
 
@@ -253,5 +258,7 @@ func socket(conn net.Conn) net.Conn {
 var (
 	_ net.Conn      = (*replayConn)(nil)
 	_ io.ReaderFrom = (*replayConn)(nil)
+	_ request       = (*replayConn)(nil)
 	_ io.ReaderFrom = tlsReplayConn{}
+	_ request       = tlsReplayConn{}
 )

@@ -28,7 +28,7 @@ type Route struct {
 // matcherSet is a set of matchers that must all match.
 type matcherSet struct {
 	inspected *MatchInspected // nil if the set does not name outcomes
-	connect   bool            // an http_request matcher names the method CONNECT
+	request   bool            // there is an http_request matcher among them
 	matchers  []namedMatcher
 }
 
@@ -90,9 +90,7 @@ func newMatcherSet(modules map[string]any) (matcherSet, error) {
 			return set, fmt.Errorf("module %q is not a layer4 matcher: %T", name, module)
 		}
 		request, ok := module.(*MatchHTTPRequest)
-		if ok {
-			set.connect = request.connect
-		}
+		set.request = set.request || ok
 		set.matchers = append(set.matchers, namedMatcher{name: name, set: layer4.MatcherSet{matcher}, request: request})
 	}
 	slices.SortFunc(set.matchers, func(a, b namedMatcher) int {
@@ -116,7 +114,7 @@ func (m *namedMatcher) match(in *inspection) (bool, error) {
 	if request == nil {
 		return false, nil
 	}
-	return m.request.match(request, in.stream)
+	return m.request.match(request, in.stream, in.isConnect())
 }
 
 // names reports whether a matcher set of the route names the outcome.
@@ -152,7 +150,7 @@ func (s *matcherSet) match(in *inspection) (bool, error) {
 	switch {
 	case s.inspected != nil && !s.inspected.has(in.outcome),
 		s.inspected == nil && !in.outcome.open(),
-		in.isConnect() && !s.connect:
+		in.isConnect() && !s.request:
 		return false, nil
 	}
 	for i := range s.matchers {

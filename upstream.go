@@ -81,7 +81,7 @@ func newUpstream(ctx caddy.Context, config *l4proxy.Upstream) (*upstream, error)
 			u.tls = new(tls.Config)
 		}
 		switch {
-		case u.tls.ServerName != "" || u.tls.InsecureSkipVerify:
+		case u.tls.ServerName != "", address.IsUnixNetwork() && u.tls.InsecureSkipVerify:
 		case address.IsUnixNetwork():
 			return nil, fmt.Errorf("upstream %q: TLS on a Unix socket needs tls_server_name", dial)
 		default:
