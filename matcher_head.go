@@ -312,20 +312,26 @@ func hostMatcher(configured caddyhttp.MatchHost) headMatcher {
 func hostname(host []byte) ([]byte, bool) {
 	if len(host) > 0 && host[0] == '[' {
 		end := bytes.IndexByte(host, ']')
-		if end < 0 || end < len(host)-1 && host[end+1] != ':' {
+		if end < 0 || bytes.IndexByte(host[1:end], '[') >= 0 {
 			return nil, false
 		}
-		return host[1:end], bytes.IndexByte(host[end+1:], ']') < 0
+		return host[1:end], isPort(host[end+1:])
 	}
 	for i, c := range host {
 		switch {
 		case c == ':':
-			return host[:i], bytes.IndexByte(host[i+1:], ':') < 0 && bytes.IndexByte(host[i+1:], ']') < 0
+			return host[:i], isPort(host[i:])
 		case c >= 0x80 || c == '[' || c == ']' || c == '%':
 			return nil, false
 		}
 	}
 	return host, true
+}
+
+// isPort reports whether b is empty, or a colon and what net.SplitHostPort takes for a
+// port.
+func isPort(b []byte) bool {
+	return len(b) == 0 || b[0] == ':' && !bytes.ContainsAny(b[1:], ":[]")
 }
 
 // matchLabels reports whether each label of pattern is that of host, or an asterisk.
@@ -457,7 +463,10 @@ func queryMatcher(configured caddyhttp.MatchQuery) headMatcher {
 	}
 	return func(v *headView) answerKind {
 		query := v.head.Query.Of(v.data)
-		if !validQuery(query) {
+		switch {
+		case bytes.Count(query, ampersand) >= maxParameters:
+			return unsure
+		case !validQuery(query):
 			return no
 		}
 		for _, p := range parameters {
@@ -468,6 +477,10 @@ func queryMatcher(configured caddyhttp.MatchQuery) headMatcher {
 		return yes
 	}
 }
+
+// maxParameters is how many parameters url.ParseQuery takes, unless the process is
+// started with GODEBUG=urlmaxqueryparams.
+const maxParameters = 10_000
 
 // validQuery reports whether url.ParseQuery takes the query.
 func validQuery(query []byte) bool {

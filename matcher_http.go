@@ -174,10 +174,6 @@ func (h *httpRequest) get(cx *layer4.Connection) (*http.Request, error) {
 	return h.request, h.err
 }
 
-// noServer stands for the server that a request is not in: without one, Caddy leaves
-// the client's address unset.
-var noServer = new(caddyhttp.Server)
-
 var crlf = []byte("\r\n")
 
 // newRequest returns the request as the HTTP app would see it.
@@ -199,8 +195,13 @@ func newRequest(cx *layer4.Connection, head []byte) (*http.Request, error) {
 	}
 	r.TLS = tlsState(cx)
 	r = r.WithContext(context.WithValue(cx.Context, http.LocalAddrContextKey, cx.LocalAddr()))
-	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, noServer), nil
+	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, &defaultServer), nil
 }
+
+// defaultServer is the HTTP server that requests are prepared for, with no settings.
+// Without one there is no client IP, and placeholders such as {http.shutting_down}
+// panic.
+var defaultServer caddyhttp.Server
 
 // prefetchedHead is the state of http_request on a connection that is not
 // inspected: each byte is read once, in however many packets it came.
