@@ -56,6 +56,12 @@ func TestMain(m *testing.M) {
 // nothing is left of it.
 func start(t *testing.T, caddyfile string) *server {
 	t.Helper()
+	return startConfig(t, adapt(t, caddyfile))
+}
+
+// startConfig is start with a configuration in Caddy's own form.
+func startConfig(t *testing.T, config map[string]any) *server {
+	t.Helper()
 	s := &server{t: t, admin: freeAddress(t), home: t.TempDir(), logs: theLogs}
 	s.logs.reset()
 	before := resources()
@@ -65,7 +71,7 @@ func start(t *testing.T, caddyfile string) *server {
 		}
 		before.wait(t)
 	})
-	if err := s.load(caddyfile); err != nil {
+	if err := s.loadConfig(config); err != nil {
 		t.Fatalf("loading: %v\n%s", err, s.logs.problems())
 	}
 	return s
@@ -77,7 +83,8 @@ func (s *server) load(caddyfile string) error {
 	return s.loadConfig(adapt(s.t, caddyfile))
 }
 
-// loadConfig replaces the configuration by one in JSON.
+// loadConfig replaces the configuration, by one with the admin API, storage and logs of
+// the tests.
 func (s *server) loadConfig(config map[string]any) error {
 	s.t.Helper()
 	config["admin"] = map[string]any{"listen": s.admin, "config": map[string]any{"persist": false}}
