@@ -2,13 +2,13 @@ package httphead
 
 // Byte classes; a byte may be in several.
 const (
-	tokenByte   uint8 = 1 << iota // tchar, RFC 9110 section 5.6.2
-	valueByte                     // of a field value, RFC 9110 section 5.5: HTAB, SP, VCHAR, obs-text
-	controlByte                   // CTL, RFC 5234 appendix B.1
-	pathByte                      // of a path, and the percent sign
-	queryByte                     // of a query
-	hostByte                      // of a reg-name, RFC 3986 section 3.2.2, without the percent sign
-	digitByte                     // DIGIT, RFC 5234 appendix B.1
+	tokenByte uint8 = 1 << iota // tchar, RFC 9110 section 5.6.2
+	valueByte                   // of a field value, RFC 9110 section 5.5: HTAB, SP, VCHAR, obs-text
+	lineByte                    // all but CTL, RFC 5234 appendix B.1
+	pathByte                    // of a path, and the percent sign
+	queryByte                   // of a query
+	hostByte                    // of a reg-name, RFC 3986 section 3.2.2, without the percent sign
+	digitByte                   // DIGIT, RFC 5234 appendix B.1
 )
 
 const (
@@ -42,8 +42,8 @@ func classes() (class [256]uint8) {
 				class[c] |= queryByte
 			}
 		}
-		if c < ' ' || c == 0x7f {
-			class[c] |= controlByte
+		if c >= ' ' && c != 0x7f {
+			class[c] |= lineByte
 		}
 	}
 	return class

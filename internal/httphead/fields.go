@@ -8,10 +8,10 @@ import (
 // endField ends a field line, or with obs-fold a further line of its value,
 // that reaches from r.start to end. Its LF is at i.
 func (r *Reader) endField(data []byte, end, i int) {
-	r.pos = i + 1
-	r.state = atField
 	f := &r.Fields[len(r.Fields)-1]
 	value := trim(data, r.start, end)
+	r.start, r.pos = i+1, i+1
+	r.state = inName
 	if r.folding {
 		r.folding = false
 		f.Folded = true

@@ -26,8 +26,8 @@ func (r *Reader) endLine(data []byte, end, i int) {
 		r.accept(i)
 		return
 	}
-	r.pos = i + 1
-	r.state = atField
+	r.start, r.pos = i+1, i+1
+	r.state = inName
 }
 
 // accept ends reading with the LF at i.

@@ -135,8 +135,7 @@ const (
 	inLine            // the rest of the first line
 	inLineEnd         // after a CR in the first line
 	inPreface         // the HTTP/2 preface after its first line
-	atField           // the first byte of a field line, or of the empty line
-	inName            // a field name
+	inName            // a field name, or the beginning of a line without one
 	inValue           // a field value, with the whitespace around it
 	inFieldEnd        // after a CR in a field value
 	inHeadEnd         // after the CR of the empty line
@@ -164,6 +163,11 @@ func (r *Reader) Reset(o Options) {
 // The length of data is for the caller to limit; it must stay below 4 GiB.
 func (r *Reader) Read(data []byte) Verdict {
 	for r.verdict == More && r.pos < len(data) {
+		// Most bytes change nothing else.
+		r.pos = scan(data, r.pos, within[r.state])
+		if r.pos == len(data) {
+			break
+		}
 		switch r.state {
 		case atStart:
 			r.readStart(data[0])
@@ -181,12 +185,8 @@ func (r *Reader) Read(data []byte) Verdict {
 			r.readLineEnd(data)
 		case inPreface:
 			r.match(data, preface, HTTP2, ErrVersion)
-		case atField:
-			r.readFieldStart(data)
-		case inName:
-			r.readName(data)
-		case inValue:
-			r.readValue(data)
+		case inName, inValue:
+			r.readFields(data)
 		case inFieldEnd:
 			r.readFieldEnd(data)
 		case inHeadEnd:
@@ -194,6 +194,14 @@ func (r *Reader) Read(data []byte) Verdict {
 		}
 	}
 	return r.verdict
+}
+
+// within holds the class of the bytes that a state goes on with; a state without
+// one judges each byte.
+var within = [inHeadEnd + 1]uint8{
+	inLine:  lineByte,
+	inName:  tokenByte,
+	inValue: valueByte,
 }
 
 // Partial reports whether the bytes so far, undecided, may be the beginning of
@@ -348,15 +356,9 @@ func (r *Reader) readMethodEnd(data []byte) {
 	r.malformed(ErrBareCR, r.pos)
 }
 
+// readLine reads the control byte that ends the first line.
 func (r *Reader) readLine(data []byte) {
 	i := r.pos
-	for i < len(data) && class[data[i]]&controlByte == 0 {
-		i++
-	}
-	r.pos = i
-	if i == len(data) {
-		return
-	}
 	switch data[i] {
 	case '\r':
 		r.pos = i + 1
@@ -377,8 +379,45 @@ func (r *Reader) readLineEnd(data []byte) {
 	r.endLine(data, i-1, i)
 }
 
-func (r *Reader) readFieldStart(data []byte) {
+// readFields reads field lines, the first one from within its name or value on.
+func (r *Reader) readFields(data []byte) {
 	i := r.pos
+	for {
+		if r.state == inName {
+			if i = scan(data, i, tokenByte); i == len(data) {
+				break
+			}
+			if i == r.start {
+				r.readFieldStart(data, i)
+				return
+			}
+			if data[i] != ':' {
+				r.malformed(nameError(data[i]), i)
+				return
+			}
+			r.Fields = append(r.Fields, Field{Name: span(r.start, i)})
+			i++
+			r.start = i
+			r.state = inValue
+		}
+		if i = scan(data, i, valueByte); i == len(data) {
+			break
+		}
+		if data[i] != '\r' || i+1 == len(data) || data[i+1] != '\n' {
+			r.breakValue(data, i)
+			return
+		}
+		r.endField(data, i, i+1)
+		if r.verdict != More {
+			return
+		}
+		i += 2
+	}
+	r.pos = i
+}
+
+// readFieldStart reads the byte at i, where a line begins, but no field name.
+func (r *Reader) readFieldStart(data []byte, i int) {
 	switch data[i] {
 	case '\r':
 		r.pos = i + 1
@@ -395,46 +434,28 @@ func (r *Reader) readFieldStart(data []byte) {
 			return
 		}
 		r.folding = true
-		r.start = i
+		r.pos = i
 		r.state = inValue
-	default:
-		r.start = i
-		r.state = inName
-	}
-}
-
-func (r *Reader) readName(data []byte) {
-	i := r.pos
-	for i < len(data) && class[data[i]]&tokenByte != 0 {
-		i++
-	}
-	r.pos = i
-	if i == len(data) {
-		return
-	}
-	switch c := data[i]; {
-	case c == ':' && i > r.start:
-		r.Fields = append(r.Fields, Field{Name: span(r.start, i)})
-		r.start, r.pos = i+1, i+1
-		r.state = inValue
-	case c == ' ' || c == '\t':
-		r.malformed(ErrNameSpace, i)
-	case c == '\r' || c == '\n':
-		r.malformed(ErrNoColon, i)
 	default:
 		r.malformed(ErrName, i)
 	}
 }
 
-func (r *Reader) readValue(data []byte) {
-	i := r.pos
-	for i < len(data) && class[data[i]]&valueByte != 0 {
-		i++
+// nameError returns what c, the first byte that is not of a field name, breaks
+// if it is not a colon.
+func nameError(c byte) *Error {
+	switch c {
+	case ' ', '\t':
+		return ErrNameSpace
+	case '\r', '\n':
+		return ErrNoColon
 	}
-	r.pos = i
-	if i == len(data) {
-		return
-	}
+	return ErrName
+}
+
+// breakValue judges the byte at i, after which a field line is incomplete or not
+// as it should be.
+func (r *Reader) breakValue(data []byte, i int) {
 	switch c := data[i]; {
 	case c == '\r':
 		r.pos = i + 1
