@@ -324,7 +324,7 @@ func (r *Reader) readMethod(data []byte) {
 	case i == len(data):
 	case data[i] == ' ':
 		r.Method = span(0, i)
-		r.pos = i + 1
+		r.pos = skipText(data, i+1)
 		r.state = inLine
 	default:
 		r.breakMethod(data[:i], data[i])
@@ -384,7 +384,7 @@ func (r *Reader) readFields(data []byte) {
 	i := r.pos
 	for {
 		if r.state == inName {
-			if i = scan(data, i, tokenByte); i == len(data) {
+			if i = scan(data, skipName(data, i), tokenByte); i == len(data) {
 				break
 			}
 			if i == r.start {
@@ -400,7 +400,7 @@ func (r *Reader) readFields(data []byte) {
 			r.start = i
 			r.state = inValue
 		}
-		if i = scan(data, i, valueByte); i == len(data) {
+		if i = scan(data, skipText(data, i), valueByte); i == len(data) {
 			break
 		}
 		if data[i] != '\r' || i+1 == len(data) || data[i+1] != '\n' {
