@@ -6,6 +6,7 @@ const (
 	valueByte                   // of a field value, RFC 9110 section 5.5: HTAB, SP, VCHAR, obs-text
 	lineByte                    // all but CTL, RFC 5234 appendix B.1
 	pathByte                    // of a path, and the percent sign
+	plainByte                   // of a path, and neither dot, percent sign, nor end of a segment
 	queryByte                   // of a query
 	hostByte                    // of a reg-name, RFC 3986 section 3.2.2, without the percent sign
 	digitByte                   // DIGIT, RFC 5234 appendix B.1
@@ -41,6 +42,9 @@ func classes() (class [256]uint8) {
 			if c != '"' && c != '<' && c != '>' && c != '#' {
 				class[c] |= queryByte
 			}
+		}
+		if class[c]&pathByte != 0 && c != '%' && c != '.' && c != '/' && c != ';' {
+			class[c] |= plainByte
 		}
 		if c >= ' ' && c != 0x7f {
 			class[c] |= lineByte

@@ -25,8 +25,12 @@ func (r *Reader) endField(data []byte, end, i int) {
 		return
 	}
 	f.Value = value
-	if err := r.checkField(data, f.Name.Of(data), value); err != nil {
-		r.malformed(err, i)
+	r.special = false
+	switch f.Name.len() { // spares most fields the comparisons
+	case len("Host"), len("Trailer"), len("Content-Length"), len("Transfer-Encoding"):
+		if err := r.checkField(data, f.Name.Of(data), value); err != nil {
+			r.malformed(err, i)
+		}
 	}
 }
 

@@ -8,13 +8,13 @@ import (
 
 // checkAuthority checks the authority of a target, host [":" port].
 func checkAuthority(a []byte, needPort bool) *Error {
-	if bytes.IndexByte(a, '@') >= 0 {
+	switch {
+	case validHost(a, needPort):
+		return nil
+	case bytes.IndexByte(a, '@') >= 0:
 		return ErrUserinfo
 	}
-	if !validHost(a, needPort) {
-		return ErrAuthority
-	}
-	return nil
+	return ErrAuthority
 }
 
 // validHost reports whether h is a non-empty uri-host with an optional port
@@ -69,11 +69,12 @@ func (r *Reader) readHost(data []byte, value Span) *Error {
 		if !hostBytes(host) {
 			return ErrHost
 		}
-	case bytes.IndexByte(host, '@') >= 0:
-		return ErrUserinfo
+	case validHost(host, false):
 	case len(host) == 0 && r.Minor == 0:
 		// HTTP/1.0 has no Host; an empty one says as much.
-	case !validHost(host, false):
+	case bytes.IndexByte(host, '@') >= 0:
+		return ErrUserinfo
+	default:
 		return ErrHost
 	}
 	if len(target) == 0 {

@@ -132,10 +132,13 @@ func goodCase(method []byte) bool {
 	return exact || !known
 }
 
-// knownMethod reports whether word is a method of RFC 9110 or RFC 5789, and
-// whether it is in its letter case.
+// methods are those of RFC 9110 and RFC 5789.
+var methods = []string{"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"}
+
+// knownMethod reports whether word is one of them in any letter case, and
+// whether it is in its own.
 func knownMethod(word []byte) (known, exact bool) {
-	for _, m := range [...]string{"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"} {
+	for _, m := range methods {
 		if equalFold(word, m) {
 			return true, string(word) == m
 		}

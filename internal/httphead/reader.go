@@ -65,6 +65,8 @@ type Span struct{ Start, End uint32 }
 // Of returns the bytes of s in data. They are not copied.
 func (s Span) Of(data []byte) []byte { return data[s.Start:s.End:s.End] }
 
+func (s Span) len() int { return int(s.End - s.Start) }
+
 func (s Span) empty() bool { return s.Start == s.End }
 
 func span(start, end int) Span { return Span{uint32(start), uint32(end)} }

@@ -123,7 +123,11 @@ func checkPath(path []byte) *Error {
 	dots := 0 // how many dots the segment consists of, or notDots
 	for i := 0; i < len(path); i++ {
 		c := path[i]
-		if class[c]&pathByte == 0 {
+		switch {
+		case class[c]&plainByte != 0:
+			dots = notDots
+			continue
+		case class[c]&pathByte == 0:
 			return ErrPath
 		}
 		if c == '%' {
