@@ -159,6 +159,7 @@ var ruleTests = []struct {
 	{"RFC 9110 7.2", "two ports", host("a:80:80"), ErrHost, accepted},
 	{"RFC 9110 7.2", "underscore", host("a_b.example.com"), accepted, accepted},
 	{"RFC 9110 7.2", "dot at the end", host("example.com."), accepted, accepted},
+	{"RFC 9110 7.2", "dots alone", host("...:80"), ErrHost, accepted},
 	{"RFC 9110 7.2", "sub-delims", host("!$&'()*+,;=~"), accepted, accepted},
 	{"RFC 9110 7.2", "IPv4", host("192.0.2.1:80"), accepted, accepted},
 	{"RFC 9110 7.2", "IPv6", host("[2001:db8::192.0.2.1]:80"), accepted, accepted},
