@@ -576,7 +576,6 @@ func TestFindHTTPListeners(t *testing.T) {
 		listener string
 		plain    string
 		tls      string
-		any      string
 		wantErr  string
 	}{
 		{name: "one name", servers: map[string]string{"a": "streamprox/web:80"}, listener: "web", plain: "web:80"},
@@ -586,9 +585,9 @@ func TestFindHTTPListeners(t *testing.T) {
 		{name: "HTTPS server that listens on the HTTP port too", servers: map[string]string{"tls": "streamprox/web:80 streamprox/web:443"}, listener: "web", plain: "web:80", tls: "web:443"},
 		{name: "HTTPS alone", servers: map[string]string{"tls": "streamprox/web:443"}, listener: "web", tls: "web:443"},
 		{name: "sockets beside it", servers: map[string]string{"a": ":80 127.0.0.1:8080 streamprox/web:80 unix//run/web"}, plain: "web:80"},
-		{name: "by port", servers: map[string]string{"a": "streamprox/web:80", "b": "streamprox/web:81"}, listener: "web:81", any: "web:81"},
-		{name: "by port, in a range", servers: map[string]string{"a": "streamprox/web:80-85"}, listener: "web:83", any: "web:83"},
-		{name: "by the port of HTTPS", servers: map[string]string{"a": "streamprox/web:80", "tls": "streamprox/web:443"}, listener: "web:443", any: "web:443"},
+		{name: "by port", servers: map[string]string{"a": "streamprox/web:80", "b": "streamprox/web:81"}, listener: "web:81", plain: "web:81", tls: "web:81"},
+		{name: "by port, in a range", servers: map[string]string{"a": "streamprox/web:80-85"}, listener: "web:83", plain: "web:83", tls: "web:83"},
+		{name: "by the port of HTTPS", servers: map[string]string{"a": "streamprox/web:80", "tls": "streamprox/web:443"}, listener: "web:443", plain: "web:443", tls: "web:443"},
 		{name: "by a port that is not bound", servers: map[string]string{"a": "streamprox/web:80"}, listener: "web:81"},
 		{name: "another name", servers: map[string]string{"a": "streamprox/web:80"}, listener: "other"},
 		{name: "nothing bound", servers: map[string]string{"a": ":80"}},
@@ -613,9 +612,9 @@ func TestFindHTTPListeners(t *testing.T) {
 				if err != nil {
 					return
 				}
-				if found.plain != test.plain || found.tls != test.tls || found.any != test.any {
-					t.Errorf("got HTTP %q, HTTPS %q, by port %q, want %q, %q, %q",
-						found.plain, found.tls, found.any, test.plain, test.tls, test.any)
+				if found.plain != test.plain || found.tls != test.tls {
+					t.Errorf("got HTTP %q, HTTPS %q, want %q, %q",
+						found.plain, found.tls, test.plain, test.tls)
 				}
 			}
 			apps := `"streamprox_config_probe":{}`
@@ -634,7 +633,7 @@ func TestFindHTTPListeners(t *testing.T) {
 			}
 			warnings, err := loadApps(t, "{"+apps+"}")
 			checkError(t, err, test.wantErr)
-			missing := test.plain == "" && test.tls == "" && test.any == "" && test.wantErr == ""
+			missing := test.plain == "" && test.tls == "" && test.wantErr == ""
 			checkWarnings(t, warnings, missing, "no site is bound to that name")
 		})
 	}

@@ -93,15 +93,14 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 }
 
 // httpListeners are the addresses on the virtual network at which a name is served.
-// Either may be empty.
+// Either may be empty; where a port was asked for, both are that listener.
 type httpListeners struct {
 	name  string
-	plain string // listener of HTTP
-	tls   string // listener of HTTPS
-	any   string // the one listener that was asked for by port
+	plain string // for HTTP
+	tls   string // for HTTPS
 }
 
-func (t *httpListeners) empty() bool { return t.plain == "" && t.tls == "" && t.any == "" }
+func (t *httpListeners) empty() bool { return t.plain == "" && t.tls == "" }
 
 // bind returns the directive that binds a site to the name.
 func (t *httpListeners) bind() string {
@@ -136,8 +135,11 @@ func findHTTPListeners(ctx caddy.Context, listener string) (*httpListeners, erro
 	}
 	bound := boundListeners(module.(*caddyhttp.App))
 	if name == "" {
-		names := slices.Compact(mapSlice(bound, func(b boundListener) string { return b.name }))
-		switch len(names) {
+		var names []string
+		for _, b := range bound {
+			names = append(names, b.name)
+		}
+		switch names = slices.Compact(names); len(names) {
 		case 0:
 			return found, nil
 		case 1:
@@ -153,7 +155,8 @@ func findHTTPListeners(ctx caddy.Context, listener string) (*httpListeners, erro
 		case b.name != found.name:
 		case port != "" && b.port != port:
 		case port != "":
-			found.any = b.address()
+			found.plain, found.tls = b.address(), b.address()
+			return found, nil
 		case b.tls:
 			tls = append(tls, b.address())
 		default:
@@ -202,14 +205,6 @@ func boundListeners(app *caddyhttp.App) []boundListener {
 	}
 	slices.SortFunc(bound, func(a, b boundListener) int { return strings.Compare(a.address(), b.address()) })
 	return bound
-}
-
-func mapSlice[T, U any](in []T, f func(T) U) []U {
-	out := make([]U, len(in))
-	for i, v := range in {
-		out[i] = f(v)
-	}
-	return out
 }
 
 // Handle implements layer4.NextHandler. It returns when the HTTP server has closed
@@ -272,14 +267,10 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 
 // choose returns the address for a stream that begins as TLS, or does not.
 func (t *httpListeners) choose(isTLS bool) string {
-	switch {
-	case t.any != "":
-		return t.any
-	case isTLS:
+	if isTLS {
 		return t.tls
-	default:
-		return t.plain
 	}
+	return t.plain
 }
 
 // tlsHandshakeRecord is the first byte of a TLS connection (RFC 8446 section 5.1).
