@@ -675,3 +675,94 @@ func TestReloadUnderLoad(t *testing.T) {
 		}
 	}
 }
+
+// The end of the upstream's sending reaches the client, and a reset too, also where
+// caddy-l4 has wrapped the client's socket; the other direction goes on.
+func TestRelayEndsThroughWrappers(t *testing.T) {
+	received := make(chan string, 1)
+	upstream := backend(t, func(conn net.Conn) {
+		r := bufio.NewReader(conn)
+		request, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		if request.URL.Path == "/reset" {
+			_ = conn.(*net.TCPConn).SetLinger(0)
+			return
+		}
+		_, _ = io.WriteString(conn, "that is all")
+		_ = conn.(*net.TCPConn).CloseWrite()
+		rest, _ := io.ReadAll(r)
+		received <- string(rest)
+	})
+	plain, proxied, secure := freeAddress(t), freeAddress(t), freeAddress(t)
+	const inspect = "inspect {\n route {\n relay %s\n }\n }"
+	start(t, `{
+		local_certs
+		skip_install_trust
+		layer4 {
+			`+plain+` {
+				route {
+					`+fmt.Sprintf(inspect, upstream)+`
+				}
+			}
+			`+proxied+` {
+				route {
+					proxy_protocol {
+						allow 127.0.0.0/8
+					}
+					`+fmt.Sprintf(inspect, upstream)+`
+				}
+			}
+			`+secure+` {
+				route {
+					tls
+					`+fmt.Sprintf(inspect, upstream)+`
+				}
+			}
+		}
+	}
+	https://example.com:`+freePort(t)+` {
+		bind streamprox/certificates
+		respond certificates
+	}`)
+	type halfCloser interface {
+		net.Conn
+		CloseWrite() error
+	}
+	for name, open := range map[string]func(t *testing.T) halfCloser{
+		"plain": func(t *testing.T) halfCloser { return dial(t, plain) },
+		"proxy_protocol": func(t *testing.T) halfCloser {
+			conn := dial(t, proxied)
+			send(t, conn, "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", 1<<20)
+			return conn
+		},
+		"tls": func(t *testing.T) halfCloser {
+			var conn *tls.Conn
+			eventually(t, "certificate", func() bool {
+				conn = tls.Client(dial(t, secure), tlsClient())
+				return conn.Handshake() == nil
+			})
+			return conn
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn := open(t)
+			send(t, conn, getRoot, 1<<20)
+			if got := receive(t, conn); got != "that is all" {
+				t.Errorf("got %q", got)
+			}
+			send(t, conn, "and I go on", 1<<20)
+			_ = conn.CloseWrite()
+			if got := <-received; got != "and I go on" {
+				t.Errorf("the upstream got %q after it had finished sending", got)
+			}
+
+			conn = open(t)
+			send(t, conn, "GET /reset HTTP/1.1\r\nHost: a\r\n\r\n", 1<<20)
+			if _, err := io.ReadAll(conn); !isReset(err) {
+				t.Errorf("reset by the upstream: the client sees %v", err)
+			}
+		})
+	}
+}
