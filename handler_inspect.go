@@ -209,6 +209,7 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 // part. An error is that of a TLS handshake that Caddy has left to whoever reads first.
 func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 	in := &inspection{parent: cx, bounds: h.bounds}
+	in.head.Fields = in.fields[:0]
 	in.head.Reset(h.head)
 	in.data, in.conn = drain(cx)
 	if err := finishHandshake(in.conn); err != nil {

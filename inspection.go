@@ -74,6 +74,7 @@ type inspection struct {
 	data    []byte // every byte received; connections that replay it share it
 	packets int
 	head    httphead.Reader
+	fields  [usualFields]httphead.Field // what head.Fields begins in
 	outcome Outcome
 
 	started   time.Time
@@ -84,6 +85,10 @@ type inspection struct {
 	forked *layer4.Connection // the one for matchers and handlers, once somebody needs it
 	http   httpRequest        // what http_request matchers make of the head
 }
+
+// usualFields is how many fields a head has room for without a further allocation:
+// those of browsers have up to twenty.
+const usualFields = 24
 
 // inspectionVar is the connection variable that holds the *inspection.
 const inspectionVar = "streamprox.inspection"

@@ -206,29 +206,27 @@ var defaultServer caddyhttp.Server
 // prefetchedHead is the state of http_request on a connection that is not
 // inspected: each byte is read once, in however many packets it came.
 type prefetchedHead struct {
-	conn  net.Conn
-	first []byte // the first bytes, to notice that others have taken their place
-	head  httphead.Reader
-	http  httpRequest
+	conn   net.Conn
+	first  [8]byte // the first bytes, to notice that others have taken their place
+	known  int     // how many of them there are
+	head   httphead.Reader
+	fields [usualFields]httphead.Field // what head.Fields begins in
+	http   httpRequest
 }
 
-const (
-	prefetchedHeadVar  = "streamprox.prefetched_head"
-	prefetchedHeadSize = 8
-)
+const prefetchedHeadVar = "streamprox.prefetched_head"
 
 // prefetchedHeadOf returns the state on cx. It begins anew when a handler has
 // wrapped the connection or consumed bytes since.
 func prefetchedHeadOf(cx *layer4.Connection) *prefetchedHead {
 	data := cx.MatchingBytes()
 	p, ok := cx.GetVar(prefetchedHeadVar).(*prefetchedHead)
-	if !ok || p.conn != cx.Conn || !bytes.HasPrefix(data, p.first) {
+	if !ok || p.conn != cx.Conn || !bytes.HasPrefix(data, p.first[:p.known]) {
 		p = &prefetchedHead{conn: cx.Conn}
+		p.head.Fields = p.fields[:0]
 		cx.SetVar(prefetchedHeadVar, p)
 	}
-	if len(p.first) < prefetchedHeadSize {
-		p.first = slices.Clone(data[:min(len(data), prefetchedHeadSize)])
-	}
+	p.known = copy(p.first[:], data)
 	return p
 }
 

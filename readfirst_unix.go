@@ -5,6 +5,8 @@ package streamprox
 import (
 	"io"
 	"net"
+	"os"
+	"sync"
 	"syscall"
 )
 
@@ -12,45 +14,58 @@ import (
 // a buffer with room to grow. While it waits on a socket it holds no buffer: a
 // client that says nothing costs none.
 func readFirst(conn net.Conn, limit int) ([]byte, error) {
-	var sc syscall.Conn
-	switch c := conn.(type) {
-	case *net.TCPConn:
-		sc = c
-	case *net.UnixConn:
-		sc = c
+	// A type that embeds a socket may have a Read of its own.
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
 	default:
 		return readFirstFrom(conn, limit)
 	}
-	raw, err := sc.SyscallConn()
+	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	var buf []byte
-	var n int
-	var readErr error
-	// The function is called again each time the socket becomes readable, until it
-	// returns true.
-	err = raw.Read(func(fd uintptr) bool {
-		buf = make([]byte, min(firstBuffer, limit))
-		for {
-			n, readErr = syscall.Read(int(fd), buf)
-			if readErr != syscall.EINTR {
-				break
-			}
-		}
-		if readErr == syscall.EAGAIN {
-			buf = nil
-			return false
-		}
-		return true
-	})
-	switch {
-	case err != nil:
+	r := firstReads.Get().(*firstRead)
+	defer firstReads.Put(r)
+	r.limit = limit
+	err = raw.Read(r.try)
+	buf, readErr := r.buf, r.err
+	r.buf, r.err = nil, nil
+	if err != nil {
 		return nil, err
-	case readErr != nil:
-		return nil, &net.OpError{Op: "read", Net: conn.LocalAddr().Network(), Source: conn.LocalAddr(), Addr: conn.RemoteAddr(), Err: readErr}
-	case n == 0:
-		return nil, io.EOF
 	}
-	return buf[:n], nil
+	return buf, readErr
+}
+
+// firstRead is a read of a socket that is tried each time the socket becomes readable.
+type firstRead struct {
+	try   func(fd uintptr) bool // tryRead, bound once: no allocation for each connection
+	limit int
+	buf   []byte
+	err   error
+}
+
+var firstReads = sync.Pool{New: func() any {
+	r := new(firstRead)
+	r.try = r.tryRead
+	return r
+}}
+
+// tryRead reads once. It returns false if the poller is to wait for the socket.
+func (r *firstRead) tryRead(fd uintptr) bool {
+	buf := make([]byte, min(firstBuffer, r.limit))
+	n, err := syscall.Read(int(fd), buf)
+	for err == syscall.EINTR {
+		n, err = syscall.Read(int(fd), buf)
+	}
+	switch {
+	case err == syscall.EAGAIN:
+		return false
+	case err != nil:
+		r.err = os.NewSyscallError("read", err)
+	case n == 0:
+		r.err = io.EOF
+	default:
+		r.buf = buf[:n]
+	}
+	return true
 }
