@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -11,6 +12,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 )
 
 // command runs a program of the machine and returns what it printed.
@@ -193,4 +201,65 @@ func TestSendfile(t *testing.T) {
 		out, err := os.ReadFile(trace)
 		return err == nil && bytes.Contains(out, []byte("sendfile("))
 	})
+}
+
+// A gRPC client without TLS is told to use HTTP/1.1: it gives up at once instead of
+// waiting, and where a route names the outcome it reaches its server.
+func TestGRPCClient(t *testing.T) {
+	address, named := freeAddress(t), freeAddress(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	healthpb.RegisterHealthServer(server, health.NewServer())
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = server.Serve(ln)
+	}()
+	t.Cleanup(func() {
+		server.Stop()
+		<-served
+	})
+	start(t, `{
+		layer4 {
+			`+address+` {
+				route {
+					inspect {
+						route {
+							relay `+ln.Addr().String()+`
+						}
+					}
+				}
+			}
+			`+named+` {
+				route {
+					inspect {
+						@grpc inspected http2
+						route @grpc {
+							relay `+ln.Addr().String()+`
+						}
+					}
+				}
+			}
+		}
+	}`)
+	check := func(address string) error {
+		client, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		_, err = healthpb.NewHealthClient(client).Check(ctx, new(healthpb.HealthCheckRequest))
+		return err
+	}
+	if err := check(named); err != nil {
+		t.Errorf("a route names http2: got %v", err)
+	}
+	if err := check(address); status.Code(err) != codes.Unavailable {
+		t.Errorf("no route names http2: got %v, want the code Unavailable", err)
+	}
 }
