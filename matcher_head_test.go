@@ -22,7 +22,7 @@ import (
 func (a answerKind) String() string { return [...]string{"no", "yes", "unsure"}[a] }
 
 // provisionRequestMatcher loads http_request from its JSON.
-func provisionRequestMatcher(t *testing.T, sets string) *MatchHTTPRequest {
+func provisionRequestMatcher(t testing.TB, sets string) *MatchHTTPRequest {
 	t.Helper()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	t.Cleanup(cancel)
@@ -281,5 +281,27 @@ func TestRequestMatcherServerState(t *testing.T) {
 				t.Errorf("%s: got %v, %v, want %v", test.sets, got, err, test.want)
 			}
 		})
+	}
+}
+
+// BenchmarkReadAndMatch reads a browser's WebSocket head and matches it by path, host
+// and field, in the steady state after inspect. bench has the peers.
+func BenchmarkReadAndMatch(b *testing.B) {
+	matcher := provisionRequestMatcher(b, `[{"path":["/chat/*"],"host":["chat.example.com"],"header":{"Upgrade":["websocket"]}}]`)
+	data := []byte(browserWebSocket.Head)
+	var head httphead.Reader
+	request := new(httpRequest)
+	b.ReportAllocs()
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		head.Reset(httphead.Options{})
+		if head.Read(data) != httphead.HTTP {
+			b.Fatal("not a head")
+		}
+		request.set(data, &head, false)
+		request.view.pathState = no
+		if matched, _ := matcher.match(request, nil, false); !matched {
+			b.Fatal("no match")
+		}
 	}
 }
