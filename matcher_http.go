@@ -224,6 +224,7 @@ func prefetchedHeadOf(cx *layer4.Connection) *prefetchedHead {
 	if !ok || p.conn != cx.Conn || !bytes.HasPrefix(data, p.first[:p.known]) {
 		p = &prefetchedHead{conn: cx.Conn}
 		p.head.Fields = p.fields[:0]
+		p.head.Reset(httphead.Options{})
 		cx.SetVar(prefetchedHeadVar, p)
 	}
 	p.known = copy(p.first[:], data)

@@ -56,9 +56,17 @@ func check(t *testing.T, r *Reader, data string, want Verdict, err error, at int
 	if at == 0 {
 		at = len(data)
 	}
-	if r.verdict != want || r.pos != at || r.Err() != err {
-		t.Errorf("%q: got %v at byte %d, error %v; want %v at %d, %v", data, r.verdict, r.pos, r.Err(), want, at, err)
+	if r.verdict != want || r.looked() != at || r.Err() != err {
+		t.Errorf("%q: got %v at byte %d, error %v; want %v at %d, %v", data, r.verdict, r.looked(), r.Err(), want, at, err)
 	}
+}
+
+// looked returns how many bytes r has looked at.
+func (r *Reader) looked() int {
+	if r.verdict == More {
+		return r.pos
+	}
+	return r.pos + 1
 }
 
 func TestFirstFlights(t *testing.T) {
@@ -435,22 +443,25 @@ func TestResults(t *testing.T) {
 	}
 }
 
-func TestZeroReader(t *testing.T) {
+func TestVerdictStays(t *testing.T) {
 	var r Reader
-	if got := r.Read([]byte(start + "\r\n")); got != HTTP {
-		t.Fatalf("got %v, want %v", got, HTTP)
+	r.Reset(Options{})
+	data := []byte(start + "\r\n")
+	for range 2 {
+		if got := r.Read(data); got != HTTP || r.ContentLength != -1 {
+			t.Errorf("got %v, content length %d, want %v, -1", got, r.ContentLength, HTTP)
+		}
+		data = append(data, "\x00\x01\x02"...)
 	}
-	if r.ContentLength != -1 {
-		t.Errorf("content length: got %d, want -1", r.ContentLength)
-	}
-	if got := r.Read([]byte("nothing like it")); got != HTTP {
-		t.Errorf("after the verdict: got %v, want %v", got, HTTP)
+	if got := r.Read(data); got != HTTP {
+		t.Errorf("without further bytes: got %v, want %v", got, HTTP)
 	}
 }
 
 func TestLookup(t *testing.T) {
 	data := []byte(start + "Cookie: a\r\nCOOKIE: b\r\nX-Empty:\r\n\r\n")
 	var r Reader
+	r.Reset(Options{})
 	r.Read(data)
 	for _, test := range []struct {
 		name  string
@@ -471,7 +482,7 @@ func TestLookup(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	var r Reader
-	if r.Err() != nil {
+	if r.Reset(Options{}); r.Err() != nil {
 		t.Errorf("got %v, want nil", r.Err())
 	}
 	r.Read([]byte(start + "Transfer-Encoding: gzip\r\n"))

@@ -243,10 +243,10 @@ func TestRules(t *testing.T) {
 				mode.o.LineOnly = true
 				lineOnly := feed(t, mode.o, in)
 				first := strings.IndexByte(in, '\n') + 1
-				if r.verdict == HTTP || r.pos > first {
+				if r.verdict == HTTP || r.pos >= first {
 					check(t, lineOnly, in, HTTP, nil, first)
 				} else {
-					check(t, lineOnly, in, Malformed, r.err, r.pos)
+					check(t, lineOnly, in, Malformed, r.err, r.pos+1)
 				}
 			}
 		})
