@@ -233,6 +233,7 @@ func TestHeadMatchersAllocate(t *testing.T) {
 		t.Fatalf("the head has %d bytes, want about 560", len(data))
 	}
 	var head httphead.Reader
+	head.Reset(httphead.Options{})
 	if got := head.Read(data); got != httphead.HTTP {
 		t.Fatalf("reading %q: got %v, want http", data, got)
 	}

@@ -22,11 +22,11 @@ func (r *Reader) endLine(data []byte, end, i int) {
 	}
 	r.Host = r.authority
 	r.HasHost = !r.authority.empty()
+	r.start, r.pos = i+1, i+1
 	if r.opts.LineOnly {
 		r.accept(i)
 		return
 	}
-	r.start, r.pos = i+1, i+1
 	r.state = inName
 }
 

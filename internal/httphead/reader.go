@@ -80,7 +80,7 @@ type Field struct {
 	Folded bool
 }
 
-// Reader reads one head. Reset makes it ready. The exported
+// Reader reads one head, once Reset has made it ready. The exported
 // fields are results, valid once Read has returned HTTP; with LineOnly those
 // of the request line.
 type Reader struct {
@@ -269,6 +269,19 @@ func (r *Reader) Lookup(data []byte, name string) (value []byte, n int) {
 		n++
 	}
 	return value, n
+}
+
+// Line returns the line of the i-th field, with its line end; with obs-fold, all its
+// lines. Line(-1) is the request line.
+func (r *Reader) Line(i int) Span {
+	start, end := uint32(0), uint32(r.start)
+	if i >= 0 {
+		start = r.Fields[i].Name.Start
+	}
+	if i+1 < len(r.Fields) {
+		end = r.Fields[i+1].Name.Start
+	}
+	return Span{start, end}
 }
 
 // decide ends reading: the byte at i has settled the verdict.

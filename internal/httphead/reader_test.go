@@ -480,6 +480,34 @@ func TestLookup(t *testing.T) {
 	}
 }
 
+func TestLines(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		o     Options
+		lines []string
+	}{
+		{"with fields", Options{}, []string{"GET / HTTP/1.1\r\n", "Host:  a \r\n", "X:\r\n", "\r\n"}},
+		{"without fields", Options{}, []string{"GET / HTTP/1.0\r\n", "\r\n"}},
+		{"lenient", Options{Lenient: true}, []string{"GET / HTTP/1.1\n", "Host: a\n", "X: b\r\n c\n", "\n"}},
+		{"request line alone", Options{LineOnly: true}, []string{"GET / HTTP/1.1\r\n", ""}},
+	} {
+		data := []byte(strings.Join(test.lines, ""))
+		var r Reader
+		r.Reset(test.o)
+		if got := r.Read(append(data, "body"...)); got != HTTP || r.Len != len(data) {
+			t.Fatalf("%s: got %v, length %d", test.name, got, r.Len)
+		}
+		if got, want := len(r.Fields), len(test.lines)-2; got != want {
+			t.Fatalf("%s: got %d fields, want %d", test.name, got, want)
+		}
+		for i, want := range test.lines[:len(test.lines)-1] {
+			if got := string(r.Line(i - 1).Of(data)); got != want {
+				t.Errorf("%s: line %d: got %q, want %q", test.name, i-1, got, want)
+			}
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	var r Reader
 	if r.Reset(Options{}); r.Err() != nil {
