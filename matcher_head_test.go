@@ -285,24 +285,78 @@ func TestRequestMatcherServerState(t *testing.T) {
 	}
 }
 
-// BenchmarkReadAndMatch reads a browser's WebSocket head and matches it by path, host
-// and field, in the steady state after inspect. bench has the peers.
-func BenchmarkReadAndMatch(b *testing.B) {
-	matcher := provisionRequestMatcher(b, `[{"path":["/chat/*"],"host":["chat.example.com"],"header":{"Upgrade":["websocket"]}}]`)
+// TestPrefetchedHeadAllocations checks what http_request costs without inspect, on a
+// fresh connection: the state that it keeps there, and the connection's first variable.
+// Further packets and further matchers cost nothing.
+func TestPrefetchedHeadAllocations(t *testing.T) {
+	matching := layer4.MatcherSet{provisionRequestMatcher(t, browserCondition)}
+	other := layer4.MatcherSet{provisionRequestMatcher(t, `[{"path":["/other"]}]`)}
 	data := []byte(browserWebSocket.Head)
-	var head httphead.Reader
-	request := new(httpRequest)
-	b.ReportAllocs()
-	b.SetBytes(int64(len(data)))
-	for b.Loop() {
-		head.Reset(httphead.Options{})
-		if head.Read(data) != httphead.HTTP {
-			b.Fatal("not a head")
-		}
-		request.set(data, &head, false)
-		request.view.pathState = no
-		if matched, _ := matcher.match(request, nil, false); !matched {
-			b.Fatal("no match")
+	connection := func() *layer4.Connection {
+		return layer4.WrapConnection(clientConn{}, data, zap.NewNop())
+	}
+	match := func(cx *layer4.Connection, m layer4.MatcherSet, want bool) {
+		if got, err := m.Match(cx); got != want || err != nil {
+			t.Fatalf("got %v, %v, want %v", got, err, want)
 		}
 	}
+
+	alone := testing.AllocsPerRun(100, func() { connection() })
+	fresh := testing.AllocsPerRun(100, func() { match(connection(), matching, true) })
+	const most = 2
+	if got := fresh - alone; got > most {
+		t.Errorf("on a fresh connection: got %v allocations, want at most %d", got, most)
+	}
+
+	cx := connection()
+	match(cx, matching, true)
+	if got := testing.AllocsPerRun(100, func() { match(cx, other, false); match(cx, matching, true) }); got != 0 {
+		t.Errorf("once the head is read: got %v allocations, want 0", got)
+	}
+}
+
+// browserCondition is a path prefix, a host and a field of browserWebSocket.
+const browserCondition = `[{"path":["/chat/*"],"host":["chat.example.com"],"header":{"Upgrade":["websocket"]}}]`
+
+// BenchmarkReadAndMatch reads a browser's WebSocket head and matches it by path, host
+// and field: in the steady state after inspect, and with caddy-l4's http matcher. bench
+// has more peers, and whole handlers.
+func BenchmarkReadAndMatch(b *testing.B) {
+	data := []byte(browserWebSocket.Head)
+	b.Run("http_request", func(b *testing.B) {
+		matcher := provisionRequestMatcher(b, browserCondition)
+		var head httphead.Reader
+		request := new(httpRequest)
+		b.ReportAllocs()
+		b.SetBytes(int64(len(data)))
+		for b.Loop() {
+			head.Reset(httphead.Options{})
+			if head.Read(data) != httphead.HTTP {
+				b.Fatal("not a head")
+			}
+			request.set(data, &head, false)
+			request.view.pathState = no
+			if matched, _ := matcher.match(request, nil, false); !matched {
+				b.Fatal("no match")
+			}
+		}
+	})
+	b.Run("caddy-l4's http", func(b *testing.B) {
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+		defer cancel()
+		module, err := ctx.LoadModuleByID("layer4.matchers.http", []byte(browserCondition))
+		if err != nil {
+			b.Fatal(err)
+		}
+		matchers := layer4.MatcherSet{module.(layer4.ConnMatcher)}
+		cx := layer4.WrapConnection(clientConn{}, data, zap.NewNop())
+		b.ReportAllocs()
+		b.SetBytes(int64(len(data)))
+		for b.Loop() {
+			cx.SetVar(stockHTTPRequestVar, nil) // what it remembers of the request before
+			if matched, err := matchers.Match(cx); !matched {
+				b.Fatal("no match", err)
+			}
+		}
+	})
 }
