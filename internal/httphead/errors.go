@@ -1,6 +1,6 @@
 package httphead
 
-// Error says why a head is malformed.
+// Error says why a head or a body is malformed.
 type Error struct {
 	Reason string // short, lower case
 	Clause string // the rule that is broken, as "RFC 9112 section 6.1"
@@ -8,7 +8,7 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Reason + " (" + e.Clause + ")" }
 
-// What [Reader.Err] returns.
+// What [Reader.Err], [Response.Err], [Chunks.Read] and [Body.Read] return.
 var (
 	ErrLeading = &Error{"whitespace before the request line", "RFC 9112 section 2.2"}
 	ErrBareCR  = &Error{"CR without LF", "RFC 9112 section 2.2"}
@@ -28,6 +28,10 @@ var (
 	ErrAuthority  = &Error{"invalid authority in the request target", "RFC 3986 section 3.2"}
 	ErrUserinfo   = &Error{"userinfo in the authority", "RFC 9110 section 4.2.4"}
 
+	ErrStatus     = &Error{"invalid status line", "RFC 9112 section 4"}
+	ErrStatusCode = &Error{"invalid status code", "RFC 9110 section 15"}
+	ErrReason     = &Error{"invalid byte in the reason phrase", "RFC 9112 section 4"}
+
 	ErrFold      = &Error{"line folding", "RFC 9112 section 5.2"}
 	ErrNoColon   = &Error{"field line without a colon", "RFC 9112 section 5"}
 	ErrNameSpace = &Error{"whitespace in or after a field name", "RFC 9112 section 5.1"}
@@ -46,4 +50,12 @@ var (
 	ErrCodingRepeated = &Error{"more than one Transfer-Encoding", "RFC 9112 section 6.1"}
 	ErrCodingVersion  = &Error{"Transfer-Encoding with HTTP/1.0", "RFC 9112 section 6.1"}
 	ErrTrailer        = &Error{"Trailer names a field of the framing", "RFC 9110 section 6.5.1"}
+
+	ErrChunkSize      = &Error{"invalid chunk size", "RFC 9112 section 7.1"}
+	ErrChunkEnd       = &Error{"chunk data longer than the chunk size", "RFC 9112 section 7.1"}
+	ErrChunkExtension = &Error{"invalid chunk extension", "RFC 9112 section 7.1.1"}
+	ErrChunkLine      = &Error{"chunk extensions too long", "RFC 9112 section 7.1.1"}
+	ErrChunkOverhead  = &Error{"more chunk framing than data", "RFC 9112 section 7.1.1"}
+	ErrTrailerField   = &Error{"field in the trailer section that says where a message goes or ends", "RFC 9110 section 6.5.1"}
+	ErrTrailerLength  = &Error{"trailer section too long", "RFC 9112 section 7.1.2"}
 )

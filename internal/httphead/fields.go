@@ -51,6 +51,9 @@ func (r *Reader) checkField(data, name []byte, value Span) *Error {
 	r.special = true
 	switch {
 	case equalFold(name, "Host"):
+		if r.opts.response {
+			return nil // has no meaning there
+		}
 		return r.readHost(data, value)
 	case equalFold(name, "Content-Length"):
 		return r.readLength(data, value)
@@ -100,7 +103,7 @@ func parseLength(s []byte) (n int64, ok bool) {
 // chunked is supported, as in net/http and nginx.
 func (r *Reader) readCoding(value []byte) *Error {
 	if r.Minor == 0 {
-		if r.opts.Lenient {
+		if r.opts.Lenient && !r.opts.response {
 			return nil // net/http ignores it there
 		}
 		return ErrCodingVersion
@@ -148,7 +151,7 @@ func (r *Reader) endHead(data []byte, i int) {
 }
 
 func (r *Reader) checkHead(data []byte) *Error {
-	if r.Minor == 1 && !r.hasField {
+	if r.Minor == 1 && !r.hasField && !r.opts.response {
 		// net/http lets CONNECT do without.
 		if !r.opts.Lenient || string(r.Method.Of(data)) != "CONNECT" {
 			return ErrHostMissing

@@ -14,6 +14,11 @@
 // sign in the host and a Host that differs from the target's authority. With
 // [Options].Lenient it accepts what the server of net/http accepts. In neither
 // mode does it accept what net/http rejects.
+//
+// What comes after a request head has readers of its own: [Body] and [Chunks]
+// find the end of a body, and [Response] reads the head of the answer. They too
+// are given pieces, keep no bytes, allocate nothing and accept nothing that
+// net/http rejects.
 package httphead
 
 // Verdict says what the bytes are.
@@ -21,7 +26,7 @@ type Verdict uint8
 
 const (
 	More      Verdict = iota // not decided: needs more bytes
-	HTTP                     // a complete, valid HTTP/1.0 or 1.1 request head (with LineOnly: request line)
+	HTTP                     // a complete, valid HTTP/1.0 or 1.1 head (with LineOnly: request line)
 	TLS                      // begins as a TLS ClientHello record
 	HTTP2                    // the HTTP/2 connection preface
 	Other                    // can become none of these
@@ -57,6 +62,8 @@ type Options struct {
 	// a PROXY header cannot begin there: the preface is Malformed, and the
 	// others are judged like any bytes that are not HTTP.
 	Later bool
+
+	response bool // reads the head of a response; see [Response]
 }
 
 // Span is a part of the data given to [Reader.Read], by offsets.
@@ -142,15 +149,19 @@ const (
 	inValue           // a field value, with the whitespace around it
 	inFieldEnd        // after a CR in a field value
 	inHeadEnd         // after the CR of the empty line
+	inStatus          // a status line up to the byte after its status code
+	inReason          // a reason phrase
+	inReasonEnd       // after a CR in a reason phrase
 	decided           // nothing: the verdict is reached
 )
 
 // within holds the class of the bytes that a state goes on with; a state without
 // one judges each byte.
 var within = [decided + 1]uint8{
-	inLine:  lineByte,
-	inName:  tokenByte,
-	inValue: valueByte,
+	inLine:   lineByte,
+	inName:   tokenByte,
+	inValue:  valueByte,
+	inReason: valueByte,
 }
 
 // stops marks for each state the bytes that it does not simply go on with.
@@ -227,6 +238,12 @@ func (r *Reader) read(data []byte) Verdict {
 			r.readFieldEnd(data)
 		case inHeadEnd:
 			r.readHeadEnd(data)
+		case inStatus:
+			r.readStatus(data)
+		case inReason:
+			r.readReason(data)
+		case inReasonEnd:
+			r.readReasonEnd(data)
 		}
 	}
 	r.stops = stops[r.state]
@@ -299,6 +316,8 @@ func (r *Reader) malformed(e *Error, i int) {
 func (r *Reader) readStart(c byte) {
 	r.ContentLength = -1
 	switch {
+	case r.opts.response:
+		r.state = inStatus
 	case c == 0x16 && !r.opts.Later:
 		r.state = inTLS
 	case c == '\r' && !r.opts.Later:
@@ -472,7 +491,7 @@ func (r *Reader) readFieldStart(data []byte, i int) {
 		}
 		r.endHead(data, i)
 	case ' ', '\t':
-		if !r.opts.Lenient || len(r.Fields) == 0 || r.special {
+		if !r.opts.Lenient || r.opts.response || len(r.Fields) == 0 || r.special {
 			r.malformed(ErrFold, i)
 			return
 		}

@@ -166,14 +166,22 @@ func unhex(s []byte) (c byte, ok bool) {
 		return 0, false
 	}
 	for _, d := range s[:2] {
-		switch d = lower(d); {
-		case isDigit(d):
-			c = c<<4 | (d - '0')
-		case 'a' <= d && d <= 'f':
-			c = c<<4 | (d - 'a' + 10)
-		default:
+		v, ok := hexDigit(d)
+		if !ok {
 			return 0, false
 		}
+		c = c<<4 | v
 	}
 	return c, true
+}
+
+// hexDigit returns the value of the HEXDIG c in any letter case.
+func hexDigit(c byte) (v byte, ok bool) {
+	switch c = lower(c); {
+	case isDigit(c):
+		return c - '0', true
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10, true
+	}
+	return 0, false
 }
