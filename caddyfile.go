@@ -149,10 +149,13 @@ var laterOptions = []string{
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
 //	relay [<upstreams...>] {
-//		dial_timeout        <duration>
-//		idle_timeout        <duration>
-//		half_close_timeout  <duration>
-//		reuse               close|pin
+//		dial_timeout             <duration>
+//		response_header_timeout  <duration>
+//		idle_timeout             <duration>
+//		half_close_timeout       <duration>
+//		reuse                    close|pin
+//		upgrade                  <protocols...>|off
+//		keep_alias_headers
 //
 //		# as in caddy-l4's proxy
 //		lb_policy        <name> [<args...>]
@@ -188,19 +191,28 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		switch option {
 		case "dial_timeout":
 			h.DialTimeout, err = duration(d)
+		case "response_header_timeout":
+			h.ResponseHeaderTimeout, err = duration(d)
 		case "idle_timeout":
 			h.IdleTimeout, err = duration(d)
 		case "half_close_timeout":
 			h.HalfCloseTimeout, err = duration(d)
 		case "reuse":
 			h.Reuse, err = oneOf(d, "close", "pin")
+		case "upgrade":
+			h.Upgrade, err = protocols(d)
+		case "keep_alias_headers":
+			h.KeepAliasHeaders = true
+			if d.NextArg() {
+				err = d.Errf("keep_alias_headers takes no arguments; unexpected '%s'", d.Val())
+			}
 		case "proxy_protocol":
 			h.ProxyProtocol, err = one(d)
 			if err == nil && h.ProxyProtocol != "v1" && h.ProxyProtocol != "v2" && !strings.Contains(h.ProxyProtocol, "{") {
 				err = d.Errf("option 'proxy_protocol': unknown version '%s': use v1 or v2", h.ProxyProtocol)
 			}
 		default:
-			err = d.Errf("unrecognized relay option '%s': use dial_timeout, idle_timeout, half_close_timeout, reuse, proxy_protocol, or an option of caddy-l4's proxy (%s)",
+			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, upgrade, keep_alias_headers, proxy_protocol, or an option of caddy-l4's proxy (%s)",
 				option, strings.Join(proxyOptions, ", "))
 		}
 		if err == nil {
@@ -299,6 +311,21 @@ func oneOf(d *caddyfile.Dispenser, values ...string) (string, error) {
 		err = d.Errf("option '%s': unknown value '%s': use %s", option, value, strings.Join(values, ", "))
 	}
 	return value, err
+}
+
+// protocols consumes the names of protocols, at least one, or off for none.
+func protocols(d *caddyfile.Dispenser) ([]string, error) {
+	option := d.Val()
+	names := d.RemainingArgs()
+	switch {
+	case len(names) == 0:
+		return nil, d.Errf("option '%s' takes the names of protocols, or off", option)
+	case !slices.Contains(names, "off"):
+		return names, nil
+	case len(names) > 1:
+		return nil, d.Errf("option '%s': off stands alone", option)
+	}
+	return []string{}, nil
 }
 
 func count(d *caddyfile.Dispenser) (int, error) {

@@ -29,8 +29,9 @@ const defaultWait = 5 * time.Second
 // have `bind streamprox/<name>`. It sees the client's address, the local address that
 // the client connected to, and the state of TLS that layer4 terminated.
 //
-// Only the first request of a connection is routed: the HTTP server serves those
-// that follow.
+// In a route of inspect, each request of a connection is routed: the HTTP server gets
+// those of this route, one after the other, and when another one follows, it sees the end
+// of the connection.
 type HTTPApp struct {
 	// The name, or name:port, on which the HTTP server listens. Without a port, TLS
 	// goes to the HTTPS listener of that name and anything else to its HTTP
@@ -42,8 +43,10 @@ type HTTPApp struct {
 	// Default: 5s.
 	Wait *caddy.Duration `json:"wait,omitempty"`
 
-	// What becomes of the requests that follow the first one on a connection. `pin`
-	// leaves them to the HTTP server. Default: `pin`.
+	// What becomes of the requests that follow the first one on a connection.
+	// `reinspect` routes each. `close` ends the connection after the first one. `pin`
+	// leaves all to the HTTP server: those after the first one are not routed. Default:
+	// `reinspect`; `pin` where inspect waits for the request line alone.
 	Reuse string `json:"reuse,omitempty"`
 
 	wait    time.Duration
@@ -70,12 +73,11 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("wait: %s is not more than 0", h.wait)
 		}
 	}
-	switch h.Reuse {
-	case "", "pin":
-	case "reinspect", "close":
-		return fmt.Errorf("reuse %s: routing each request of a connection is not available yet; use 'reuse pin' or leave it out", h.Reuse)
-	default:
-		return fmt.Errorf("reuse: unknown value %q: use pin", h.Reuse)
+	if _, err := parseReuse(h.Reuse, reusePin); err != nil {
+		return fmt.Errorf("%w: use reinspect, close or pin", err)
+	}
+	if h.Reuse == "pin" {
+		h.logger.Info("only the first request of a connection is routed: reuse is pin")
 	}
 
 	h.targets = sync.OnceValues(func() (*httpListeners, error) { return findHTTPListeners(ctx, h.Listener) })
@@ -213,14 +215,16 @@ func boundListeners(app *caddyhttp.App) []boundListener {
 func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	in := inspectionOf(cx)
 	pending, conn := drain(cx)
+	if in != nil && in.server != nil && in.server.Conn == conn {
+		in.server.resume(in, pending)
+		return nil
+	}
 	if err := finishHandshake(conn); err != nil {
 		h.logger.Debug("TLS handshake", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return nil
 	}
 	if h.wrapped && h.Listener == "" {
-		stream := fork(cx, conn, pending)
-		setTLSState(stream)
-		return next.Handle(stream)
+		return h.fallThrough(cx, in, conn, pending, next)
 	}
 
 	pending, err := firstBytes(conn, pending)
@@ -247,12 +251,17 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	}
 
 	setTLSState(cx)
-	handed := newReplayConn(conn, pending)
-	var toDeliver net.Conn = handed
+	closed := make(chan struct{})
+	handed := h.hand(in, conn, pending, func(successor *inspection) {
+		if successor != nil {
+			in.origin.successor = successor
+		}
+		close(closed)
+	})
 	if state := tlsState(cx); state != nil {
-		toDeliver = tlsReplayConn{replayConn: handed, state: state}
+		handed = tlsServedConn{served: handed, state: state}
 	}
-	if err := network.deliver(address, toDeliver, h.wait); err != nil {
+	if err := network.deliver(address, handed, h.wait); err != nil {
 		h.logger.Error("delivering connection",
 			zap.String("listener", address),
 			zap.Duration("wait", h.wait),
@@ -261,8 +270,55 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		unavailable(conn, in, pending)
 		return nil
 	}
-	<-handed.closed
+	<-closed
 	return nil
+}
+
+// fallThrough leaves the connection to the wrapped server. It cannot come back to that,
+// so a request that does not belong there is the last one that the server knows of.
+func (h *HTTPApp) fallThrough(cx *layer4.Connection, in *inspection, conn net.Conn, pending []byte, next layer4.Handler) error {
+	if h.reuse(in) == reusePin {
+		stream := fork(cx, conn, pending)
+		setTLSState(stream)
+		return next.Handle(stream)
+	}
+	if in.later {
+		return nil
+	}
+	stream := fork(cx, conn, nil)
+	setTLSState(stream)
+	stream.Conn = h.hand(in, conn, pending, func(successor *inspection) {
+		if successor != nil {
+			go in.inspect.carryOn(successor)
+		}
+	})
+	return next.Handle(stream)
+}
+
+// hand returns the connection that the HTTP server gets. When the server has closed it,
+// closed is called once, with the request that follows on it if that is not the
+// server's.
+func (h *HTTPApp) hand(in *inspection, conn net.Conn, pending []byte, closed func(*inspection)) served {
+	reuse := h.reuse(in)
+	if reuse == reusePin {
+		return newReplayConn(conn, pending, func() { closed(nil) })
+	}
+	headLen := in.head.Len
+	if reuse == reuseClose {
+		head := in.head.WithClose(in.data)
+		pending = append(head, pending[headLen:]...)
+		headLen = len(head)
+	}
+	return newReinspectConn(in, conn, pending, headLen, reuse == reuseClose, closed)
+}
+
+// reuse returns how a connection that begins as inspected is used.
+func (h *HTTPApp) reuse(in *inspection) reuse {
+	if in == nil || in.outcome != OutcomeHTTP || in.options.LineOnly {
+		return reusePin
+	}
+	reuse, _ := parseReuse(h.Reuse, reuseReinspect) // checked by Provision
+	return reuse
 }
 
 // choose returns the address for a stream that begins as TLS, or does not.

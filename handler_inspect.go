@@ -73,6 +73,7 @@ type Inspect struct {
 	head    httphead.Options
 	pending pendingLimits
 	refused throttledLog
+	gone    atomic.Bool // the configuration has been replaced
 	logger  *zap.Logger
 }
 
@@ -167,33 +168,68 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		reset(cx)
 		return nil
 	}
-
 	in, err := h.inspect(cx)
-	if err == nil {
-		err = in.begin()
-	}
+	release()
 	if err != nil {
-		release()
 		h.logger.Debug("inspection ended", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return nil
 	}
-	route, err := h.choose(in)
-	release()
-	h.logDecision(in, route, err)
-	if errors.Is(err, errClientGone) {
+	return h.run(in, next)
+}
+
+// inspect inspects cx, of which earlier matchers may have read a part, and chooses its
+// route. An error is errClientGone, or that of a TLS handshake that Caddy has left to
+// whoever reads first.
+func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
+	data, conn := drain(cx)
+	if err := finishHandshake(conn); err != nil {
+		return nil, err
+	}
+	in := newInspection(h, cx, conn, data, false)
+	if err := in.begin(); err != nil {
+		return nil, err
+	}
+	h.decide(in)
+	return in, nil
+}
+
+// decide chooses the route of the inspected connection.
+func (h *Inspect) decide(in *inspection) {
+	in.route, in.failure = h.choose(in)
+	h.logDecision(in)
+}
+
+// run sends the inspected connection where it belongs, and after it the requests that
+// follow on the connection, as far as they are brought back.
+func (h *Inspect) run(in *inspection, next layer4.Handler) error {
+	for {
+		err := h.dispatch(in, next)
+		if in.successor == nil {
+			return err
+		}
+		// The chain around inspect has had its turn.
+		in, next = in.successor, endOfChain
+	}
+}
+
+// endOfChain is the handler after the last one.
+var endOfChain = layer4.HandlerFunc(func(*layer4.Connection) error { return nil })
+
+// dispatch sends the inspected connection to its route, to next, or away.
+func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
+	if errors.Is(in.failure, errClientGone) {
 		return nil
 	}
-
 	// The destination's own deadlines begin now.
 	_ = in.conn.SetReadDeadline(time.Time{})
 	switch {
-	case err != nil:
+	case in.failure != nil:
 		if in.outcome == OutcomeHTTP {
 			in.answer(http.StatusBadRequest)
 		}
 		return nil
-	case route >= 0:
-		return h.Routes[route].handle(in.stream(), next)
+	case in.route >= 0:
+		return h.Routes[in.route].handle(in.stream(), next)
 	case in.isConnect():
 		in.answer(http.StatusNotImplemented)
 		return nil
@@ -205,22 +241,12 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	}
 }
 
-// inspect prepares the inspection of cx, of which earlier matchers may have read a
-// part. An error is that of a TLS handshake that Caddy has left to whoever reads first.
-func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
-	in := &inspection{parent: cx, bounds: h.bounds}
-	in.head.Fields = in.fields[:0]
-	in.head.Reset(h.head)
-	in.data, in.conn = drain(cx)
-	if err := finishHandshake(in.conn); err != nil {
-		return nil, err
-	}
-	in.started = time.Now()
-	if len(in.data) > 0 {
-		in.packets = 1
-		in.deadline = in.started.Add(h.bounds.timeout)
-	}
-	return in, nil
+// carryOn sends a request that came on a wrapped server's connection, and those after
+// it, where they belong, and closes the connection. It is a goroutine of its own: that
+// of the listener wrapper has ended.
+func (h *Inspect) carryOn(in *inspection) {
+	defer in.conn.Close()
+	_ = h.run(in, endOfChain)
 }
 
 // choose returns the index of the route that takes the inspected connection, or -1. An
@@ -272,9 +298,9 @@ func (in *inspection) answer(status int) {
 
 // logDecision writes one line for the connection: a warning if a matcher failed,
 // else at debug level.
-func (h *Inspect) logDecision(in *inspection, route int, err error) {
+func (h *Inspect) logDecision(in *inspection) {
 	var failed *matchError
-	if errors.As(err, &failed) {
+	if errors.As(in.failure, &failed) {
 		h.logger.Warn("matcher failed; closing the connection",
 			zap.Stringer("remote", in.conn.RemoteAddr()),
 			zap.String("matcher", failed.matcher),
@@ -290,13 +316,13 @@ func (h *Inspect) logDecision(in *inspection, route int, err error) {
 		zap.Stringer("outcome", in.outcome),
 		zap.Int("read", len(in.data)),
 		zap.Duration("duration", time.Since(in.started)),
-		zap.Int("route", route),
+		zap.Int("route", in.route),
 	}
 	if reason := in.head.Err(); reason != nil {
 		fields = append(fields, zap.NamedError("reason", reason))
 	}
-	if err != nil {
-		fields = append(fields, zap.Error(err))
+	if in.failure != nil {
+		fields = append(fields, zap.Error(in.failure))
 	}
 	h.logger.Debug("inspected", fields...)
 }
@@ -312,8 +338,15 @@ func (t *throttledLog) warn(logger *zap.Logger, message string, count uint64) {
 	logger.Warn(message, zap.Uint64("total", count))
 }
 
+// Cleanup ends the routing of further requests on connections that are kept.
+func (h *Inspect) Cleanup() error {
+	h.gone.Store(true)
+	return nil
+}
+
 // Interface guards
 var (
+	_ caddy.CleanerUpper    = (*Inspect)(nil)
 	_ caddy.Provisioner     = (*Inspect)(nil)
 	_ caddyfile.Unmarshaler = (*Inspect)(nil)
 	_ layer4.NextHandler    = (*Inspect)(nil)

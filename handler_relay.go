@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -17,7 +19,9 @@ import (
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 	"github.com/pires/go-proxyproto"
 	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
 
+	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 )
 
@@ -33,8 +37,11 @@ const (
 // Relay sends a stream to a remote server, from its first byte. Its JSON is that of
 // caddy-l4's proxy handler, whose place it can take, with the options below added.
 //
-// Only the first request of a connection is routed: those that follow go to the same
-// server.
+// In a route of inspect, an HTTP/1 connection carries one request, so that each is
+// routed: it goes up with `Connection: close`, its framing and that of the response are
+// followed, and the connection is closed after the response. Only an upgrade that the
+// server accepts makes it a raw stream. Anything else, and everything without inspect,
+// is a raw stream from its first byte.
 type Relay struct {
 	// The servers, each with one address. Of those available, the load-balancing
 	// policy chooses; after a failed dial each other one is tried once.
@@ -59,9 +66,25 @@ type Relay struct {
 	// means no limit. Default: 5m.
 	HalfCloseTimeout *caddy.Duration `json:"half_close_timeout,omitempty"`
 
-	// What becomes of the requests that follow the first one on a connection. `pin`
-	// leaves them to the same server. Default: `pin`.
+	// How long the server may take to begin its response to an HTTP request, once that
+	// is sent. 0 means no limit. Default: 0.
+	ResponseHeaderTimeout *caddy.Duration `json:"response_header_timeout,omitempty"`
+
+	// What becomes of the requests that follow the first one on a connection. `close`
+	// takes one request from each connection. `pin` leaves all to the same server:
+	// those after the first one are not routed. Default: `close`; `pin` where inspect
+	// waits for the request line alone.
 	Reuse string `json:"reuse,omitempty"`
+
+	// The protocols to which a request may upgrade its connection (RFC 9110 section
+	// 7.8), never `h2c`. Requests to upgrade to others are sent up as if they did not
+	// ask. Empty: none. Default: `websocket`.
+	Upgrade []string `json:"upgrade,omitzero"`
+
+	// Send up fields whose names hold an underscore or a dot. The default is to drop
+	// them, as Caddy's HTTP app does: CGI and WSGI applications would take X_Real_IP
+	// for X-Real-IP.
+	KeepAliasHeaders bool `json:"keep_alias_headers,omitempty"`
 
 	upstreams        []*upstream
 	balancer         balancer
@@ -70,6 +93,9 @@ type Relay struct {
 	dialTimeout      time.Duration
 	idleTimeout      time.Duration
 	halfCloseTimeout time.Duration
+	responseTimeout  time.Duration
+	forward          httphead.Forward
+	rawOnce          sync.Once
 	proxyVersion     byte // 0: no PROXY protocol header
 	engine           relay.Engine
 	ctx              caddy.Context
@@ -128,6 +154,7 @@ func (h *Relay) provisionOptions() error {
 		{"dial_timeout", h.DialTimeout, &h.dialTimeout, false},
 		{"idle_timeout", h.IdleTimeout, &h.idleTimeout, true},
 		{"half_close_timeout", h.HalfCloseTimeout, &h.halfCloseTimeout, true},
+		{"response_header_timeout", h.ResponseHeaderTimeout, &h.responseTimeout, true},
 	} {
 		if option.value == nil {
 			continue
@@ -159,46 +186,133 @@ func (h *Relay) provisionOptions() error {
 		return fmt.Errorf("proxy_protocol: unknown version %q: use v1 or v2", version)
 	}
 	switch h.Reuse {
-	case "", "pin":
-		return nil
-	case "close":
-		return errors.New("reuse close: routing each request of a connection is not available yet; use 'reuse pin' or leave it out")
+	case "", "close":
+	case "pin":
+		h.logger.Info("only the first request of a connection is routed: reuse is pin")
 	default:
-		return fmt.Errorf("reuse: unknown value %q: use pin", h.Reuse)
+		return fmt.Errorf("reuse: unknown value %q: use close or pin", h.Reuse)
 	}
+	return h.provisionForward()
+}
+
+// provisionForward checks how a request is passed on.
+func (h *Relay) provisionForward() error {
+	h.forward = httphead.Forward{Upgrades: []string{"websocket"}, KeepAliases: h.KeepAliasHeaders}
+	if h.Upgrade == nil {
+		return nil
+	}
+	h.forward.Upgrades = nil
+	for _, protocol := range h.Upgrade {
+		switch lower := strings.ToLower(protocol); {
+		case !httpguts.ValidHeaderFieldName(strings.Replace(protocol, "/", "", 1)): // token ["/" token]
+			return fmt.Errorf("upgrade: %q is no name of a protocol", protocol)
+		case lower == "h2c", lower == "h2":
+			return fmt.Errorf("upgrade: %s multiplexes requests that would not be routed; use 'reuse pin' if that is wanted", protocol)
+		default:
+			h.forward.Upgrades = append(h.forward.Upgrades, lower)
+		}
+	}
+	return nil
 }
 
 // Handle implements layer4.NextHandler. It returns when the stream has ended.
 func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
-	method := inspectionOf(cx).method()
+	in := inspectionOf(cx)
 	pending, client := drain(cx)
 	watch := &clientWatch{conn: client, pending: pending}
+
+	var request *httphead.Forwarded
+	if h.reuse(in) == reuseClose {
+		forwarded, err := h.forwarded(in)
+		if err != nil {
+			h.logger.Debug("refusing request", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+			answer(client, http.StatusBadRequest, in.method() == http.MethodHead)
+			return nil
+		}
+		request = &forwarded
+	}
 
 	conn, to, err := h.connect(cx, watch)
 	if err != nil {
 		h.logFailure(cx, err)
-		if method != "" && !errors.Is(err, errLeftDial) {
+		if method := in.method(); method != "" && !errors.Is(err, errLeftDial) {
 			answer(client, failureStatus(err), method == http.MethodHead)
 		}
 		return nil
 	}
 
 	ended := make(chan struct{})
-	h.engine.Start(&relay.Stream{
-		Client:           relayable(client),
-		Upstream:         conn,
-		ToUpstream:       relay.Direction{Pending: watch.pending},
-		IdleTimeout:      h.idleTimeout,
-		HalfCloseTimeout: h.halfCloseTimeout,
-		Done: func(account relay.Account) {
-			to.release()
-			h.logEnd(cx, to, account)
-			close(ended)
-		},
-	})
+	done := func(account relay.Account) {
+		to.release()
+		h.logEnd(cx, to, account)
+		close(ended)
+	}
+	if request != nil {
+		h.exchange(in, *request, relayable(client), conn, watch.pending, done)
+	} else {
+		h.engine.Start(&relay.Stream{
+			Client:           relayable(client),
+			Upstream:         conn,
+			ToUpstream:       relay.Direction{Pending: watch.pending},
+			IdleTimeout:      h.idleTimeout,
+			HalfCloseTimeout: h.halfCloseTimeout,
+			Done:             done,
+		})
+	}
 	// caddy-l4 closes the client's socket when Handle returns.
 	<-ended
 	return nil
+}
+
+// reuse returns how a connection that begins as inspected is used.
+func (h *Relay) reuse(in *inspection) reuse {
+	switch {
+	case h.Reuse == "pin":
+		return reusePin
+	case in == nil:
+		h.rawOnce.Do(func() {
+			h.logger.Info("only the first request of a connection is routed: it comes here without inspect")
+		})
+		return reusePin
+	case in.outcome != OutcomeHTTP, in.options.LineOnly:
+		return reusePin
+	default:
+		return reuseClose
+	}
+}
+
+// forwarded returns the head of the request as the upstream gets it.
+func (h *Relay) forwarded(in *inspection) (httphead.Forwarded, error) {
+	if in.isConnect() && (in.head.ContentLength > 0 || in.head.Chunked) {
+		return httphead.Forwarded{}, errConnectContent
+	}
+	return h.forward.Request(&in.head, in.data)
+}
+
+// errConnectContent is why a request is refused: recipients disagree about where the
+// tunnel begins (RFC 9110 section 9.3.6).
+var errConnectContent = errors.New("CONNECT with content")
+
+// exchange carries out one request, of which pending has been received.
+func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, upstream net.Conn, pending []byte, done func(relay.Account)) {
+	head := in.method() == http.MethodHead
+	x := relay.Exchange{
+		Client:                client,
+		Upstream:              upstream,
+		Request:               request,
+		Method:                in.method(),
+		Old:                   in.head.Minor == 0,
+		Pending:               pending[in.head.Len:],
+		Refuse:                func(client net.Conn, status int) { answer(client, status, head) },
+		ResponseHeaderTimeout: h.responseTimeout,
+		IdleTimeout:           h.idleTimeout,
+		HalfCloseTimeout:      h.halfCloseTimeout,
+		Streams:               &streams,
+		Tunnels:               h.engine,
+		Done:                  done,
+	}
+	x.Body.Reset(in.head.ContentLength, in.head.Chunked)
+	x.Run()
 }
 
 // connect dials upstreams until one answers. The upstream it returns is acquired.

@@ -69,17 +69,36 @@ type bounds struct {
 // inspection is what is known of the beginning of a connection: its bytes, what
 // they are, and the limits under which more may be read.
 type inspection struct {
+	inspect *Inspect // whose routes decide
 	bounds  bounds
+	options httphead.Options // of head
 	conn    net.Conn
 	data    []byte // every byte received; connections that replay it share it
 	packets int
 	head    httphead.Reader
 	fields  [usualFields]httphead.Field // what head.Fields begins in
 	outcome Outcome
+	decided bool // outcome is certain
 
 	started   time.Time
 	deadline  time.Time // for the whole head; zero before the first byte
 	exhausted bool      // nothing more can be read within the bounds
+
+	// later is that a request came before on the connection; limit, unless nil, sets
+	// its read deadline for this inspection, with the zero time while it is silent.
+	later bool
+	limit func(time.Time) error
+
+	route   int   // the index of the route that takes it, -1 if none does
+	failure error // why there is no route: errClientGone or a *matchError
+
+	// server, unless nil, has the connection and waits for this request to come back
+	// to it. successor is the request that follows on the connection, if http_app has
+	// brought it back because it belongs elsewhere. It is that of origin: what a handler
+	// has made of a request has the same origin.
+	server    *reinspectConn
+	origin    *inspection
+	successor *inspection
 
 	parent *layer4.Connection // the connection that is inspected
 	forked *layer4.Connection // the one for matchers and handlers, once somebody needs it
@@ -144,33 +163,62 @@ func (in *inspection) method() string {
 // errClientGone is returned when a connection breaks during inspection.
 var errClientGone = errors.New("client went away")
 
+// newInspection returns the inspection of conn, of which data has been received; parent
+// is the connection as layer4 has it.
+func newInspection(h *Inspect, parent *layer4.Connection, conn net.Conn, data []byte, later bool) *inspection {
+	in := &inspection{inspect: h, bounds: h.bounds, options: h.head, conn: conn, data: data, later: later, parent: parent}
+	in.origin = in
+	in.options.Later = later
+	in.head.Fields = in.fields[:0]
+	in.head.Reset(in.options)
+	in.started = time.Now()
+	if len(data) > 0 {
+		in.packets = 1
+		in.deadline = in.started.Add(in.bounds.timeout)
+	}
+	return in
+}
+
+// following returns the inspection of the request that follows on conn, of which data
+// has been received.
+func (in *inspection) following(conn net.Conn, data []byte) *inspection {
+	return newInspection(in.inspect, in.parent, conn, data, true)
+}
+
 // begin reads until the outcome is certain. An error is errClientGone.
 func (in *inspection) begin() error {
-	for {
-		if len(in.data) > 0 && in.recognize() {
-			return nil
-		}
-		if in.full() {
-			in.outcome = OutcomeTooLarge
-			return nil
-		}
+	for !in.certain() {
 		err := in.read()
 		switch {
 		case err == nil:
 		case errors.Is(err, io.EOF):
-			in.outcome = OutcomeEOF
-			return nil
+			in.end(OutcomeEOF)
 		case errors.Is(err, os.ErrDeadlineExceeded) && len(in.data) == 0:
-			in.outcome = OutcomeSilent
-			return nil
+			in.end(OutcomeSilent)
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			in.outcome = OutcomeTimeout
-			return nil
+			in.end(OutcomeTimeout)
 		default:
 			return fmt.Errorf("%w: %w", errClientGone, err)
 		}
 	}
+	return nil
 }
+
+// certain reports whether the outcome is.
+func (in *inspection) certain() bool {
+	if !in.decided {
+		switch {
+		case len(in.data) > 0 && in.recognize():
+			in.decided = true
+		case in.full():
+			in.end(OutcomeTooLarge)
+		}
+	}
+	return in.decided
+}
+
+// end makes o the outcome.
+func (in *inspection) end(o Outcome) { in.outcome, in.decided = o, true }
 
 // recognize sets the outcome if the bytes received allow it.
 func (in *inspection) recognize() bool {
@@ -219,7 +267,7 @@ func (in *inspection) full() bool {
 // read receives one packet: what one read of the connection returns.
 func (in *inspection) read() error {
 	if len(in.data) == 0 {
-		if err := in.conn.SetReadDeadline(in.started.Add(in.bounds.silentTimeout)); err != nil {
+		if err := in.setReadDeadline(in.started.Add(in.bounds.silentTimeout)); err != nil {
 			return err
 		}
 		first, err := readFirst(in.conn, in.bounds.bytes)
@@ -228,10 +276,14 @@ func (in *inspection) read() error {
 		}
 		in.data = first
 		in.packets++
-		in.deadline = time.Now().Add(in.bounds.timeout)
+		now := time.Now()
+		if in.later {
+			in.started = now
+		}
+		in.deadline = now.Add(in.bounds.timeout)
 		return nil
 	}
-	if err := in.conn.SetReadDeadline(in.deadline); err != nil {
+	if err := in.setReadDeadline(in.deadline); err != nil {
 		return err
 	}
 	if len(in.data) == cap(in.data) {
@@ -245,6 +297,18 @@ func (in *inspection) read() error {
 	in.data = in.data[:len(in.data)+n]
 	in.packets++
 	return nil
+}
+
+// setReadDeadline sets the deadline of the next read.
+func (in *inspection) setReadDeadline(t time.Time) error {
+	switch {
+	case in.limit == nil:
+		return in.conn.SetReadDeadline(t)
+	case len(in.data) == 0:
+		return in.limit(time.Time{})
+	default:
+		return in.limit(t)
+	}
 }
 
 // noProgress turns a read without bytes and without error, which io.Reader permits

@@ -268,7 +268,7 @@ func TestDeliverLosesNothing(t *testing.T) {
 			for d := range deliverers {
 				callers.Go(func() {
 					for i := d * each; i < (d+1)*each; i++ {
-						conn := newReplayConn(&numberedConn{number: i}, nil)
+						conn := newReplayConn(&numberedConn{number: i}, nil, func() {})
 						failed[i] = network.deliver(host+":80", conn, test.wait)
 					}
 				})
@@ -322,7 +322,7 @@ func TestNewGenerationWaitsForRequests(t *testing.T) {
 			client, conn := net.Pipe()
 			defer client.Close()
 			go func() { _, _ = io.Copy(io.Discard, client) }()
-			request := newReplayConn(conn, []byte("GET / HTTP/1.1\r\n\r\n"))
+			request := newReplayConn(conn, []byte("GET / HTTP/1.1\r\n\r\n"), func() {})
 			defer request.Close()
 			go func() { _ = network.deliver(host+":80", request, time.Minute) }()
 			accepted, err := old.Accept()
@@ -345,7 +345,7 @@ func TestNewGenerationWaitsForRequests(t *testing.T) {
 
 	t.Run("not for ever", func(t *testing.T) {
 		old := listenVirtually(t, "handover-stuck")
-		request := newReplayConn(&numberedConn{}, nil)
+		request := newReplayConn(&numberedConn{}, nil, func() {})
 		go func() { _ = network.deliver("handover-stuck:80", request, time.Minute) }()
 		if _, err := old.Accept(); err != nil {
 			t.Fatalf("accepting: %v", err)

@@ -105,11 +105,11 @@ func tlsState(cx *layer4.Connection) *tls.ConnectionState {
 }
 
 // replayConn is the connection that the HTTP server gets: it reads pending first,
-// and closed is closed when the server closes it.
+// and closed is called, once, when the server has closed it.
 type replayConn struct {
 	net.Conn
 	pending []byte
-	closed  chan struct{}
+	closed  func()
 	once    sync.Once
 
 	// taken, unless nil, is called once when the server has taken on the request at
@@ -118,8 +118,8 @@ type replayConn struct {
 	begun bool
 }
 
-func newReplayConn(conn net.Conn, pending []byte) *replayConn {
-	return &replayConn{Conn: conn, pending: pending, closed: make(chan struct{})}
+func newReplayConn(conn net.Conn, pending []byte, closed func()) *replayConn {
+	return &replayConn{Conn: conn, pending: pending, closed: closed}
 }
 
 // Read implements net.Conn. When net/http's server has read a request it either
@@ -165,7 +165,7 @@ func (c *replayConn) CloseWrite() error { return closeWrite(c.Conn) }
 func (c *replayConn) Close() error {
 	c.requestTaken()
 	err := c.Conn.Close()
-	c.once.Do(func() { close(c.closed) })
+	c.once.Do(c.closed)
 	return err
 }
 
@@ -179,15 +179,23 @@ func (c *replayConn) requestTaken() {
 	}
 }
 
-// tlsReplayConn is a replayConn whose TLS was terminated before it was handed over.
-// The HTTP app takes the state from ConnectionState.
-type tlsReplayConn struct {
-	*replayConn
+// served is a connection that the HTTP server gets.
+type served interface {
+	net.Conn
+	io.ReaderFrom
+	CloseWrite() error
+	request
+}
+
+// tlsServedConn is one whose TLS was terminated before it was handed over. The HTTP app
+// takes the state from ConnectionState.
+type tlsServedConn struct {
+	served
 	state *tls.ConnectionState
 }
 
 // ConnectionState returns the state of the TLS connection.
-func (c tlsReplayConn) ConnectionState() tls.ConnectionState { return *c.state }
+func (c tlsServedConn) ConnectionState() tls.ConnectionState { return *c.state }
 
 // closeWrite shuts down the sending side of conn; errors.ErrUnsupported if it cannot.
 func closeWrite(conn net.Conn) error {
@@ -256,9 +264,6 @@ func socket(conn net.Conn) net.Conn {
 
 // Interface guards
 var (
-	_ net.Conn      = (*replayConn)(nil)
-	_ io.ReaderFrom = (*replayConn)(nil)
-	_ request       = (*replayConn)(nil)
-	_ io.ReaderFrom = tlsReplayConn{}
-	_ request       = tlsReplayConn{}
+	_ served = (*replayConn)(nil)
+	_ served = tlsServedConn{}
 )

@@ -23,6 +23,7 @@ type Route struct {
 
 	sets     []matcherSet
 	handlers []layer4.NextHandler
+	inPlace  bool // the handlers before the last one only change the head
 }
 
 // matcherSet is a set of matchers that must all match.

@@ -22,10 +22,7 @@ var updateAdapt = flag.Bool("update-adapt", false, "write the JSON of caddyfile_
 // unavailable holds the golden files whose configuration adapts but cannot be loaded
 // yet, or not here, with a part of the error.
 var unavailable = map[string]string{
-	"http_app_reuse_close.caddytest":     "reuse close: routing each request",
-	"http_app_reuse_reinspect.caddytest": "reuse reinspect: routing each request",
-	"relay_reuse_close.caddytest":        "reuse close: routing each request",
-	"relay_tls.caddytest":                "client.pem", // there is no such file
+	"relay_tls.caddytest": "client.pem", // there is no such file
 }
 
 // TestCaddyfileAdaptToJSON compares what Caddyfiles adapt to with golden files: the

@@ -49,6 +49,8 @@ var (
 	ErrCoding         = &Error{"Transfer-Encoding other than chunked", "RFC 9112 section 6.1"}
 	ErrCodingRepeated = &Error{"more than one Transfer-Encoding", "RFC 9112 section 6.1"}
 	ErrCodingVersion  = &Error{"Transfer-Encoding with HTTP/1.0", "RFC 9112 section 6.1"}
+	ErrConnection     = &Error{"invalid connection option", "RFC 9110 section 7.6.1"}
+	ErrNominated      = &Error{"connection option that names an end-to-end field", "RFC 9110 section 7.6.1"}
 	ErrTrailer        = &Error{"Trailer names a field of the framing", "RFC 9110 section 6.5.1"}
 
 	ErrChunkSize      = &Error{"invalid chunk size", "RFC 9112 section 7.1"}

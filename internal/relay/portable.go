@@ -38,6 +38,7 @@ func (p Portable) Start(s *Stream) {
 	client.SetDeadline(time.Time{})
 	upstream.SetDeadline(time.Time{})
 	st.registry.add(st)
+	st.expire = func(cause Cause) { st.end(cause, nil) }
 	st.checkClocks()
 	go st.up.run()
 	go st.down.run()
@@ -54,6 +55,7 @@ type stream struct {
 	up, down        flow
 	started         time.Time
 	idle, halfClose time.Duration
+	expire          func(Cause) // ends the stream when a clock has run out
 	done            func(Account)
 	registry        *Registry
 
@@ -100,9 +102,14 @@ func (s *stream) fail(at side, err error) {
 // leave is the last act of each flow. The second one ends the stream, if nothing
 // else has, and accounts for it.
 func (s *stream) leave() {
-	if s.running.Add(-1) > 0 {
-		return
+	if s.running.Add(-1) == 0 {
+		s.conclude("portable")
+		s.registry.remove(s)
 	}
+}
+
+// conclude ends the stream, if nothing else has, and accounts for it.
+func (s *stream) conclude(engine string) {
 	s.end(Finished, nil)
 	s.stopClocks()
 	if s.done != nil {
@@ -112,10 +119,9 @@ func (s *stream) leave() {
 			Duration:   time.Since(s.started),
 			Cause:      s.cause,
 			Err:        s.err,
-			Engine:     "portable",
+			Engine:     engine,
 		})
 	}
-	s.registry.remove(s)
 }
 
 // flow is one direction of a stream.
@@ -177,6 +183,15 @@ func (f *flow) carry() bool {
 
 // deliver writes p to the destination. If that fails, it ends the stream.
 func (f *flow) deliver(p []byte) bool {
+	if err := f.write(p); err != nil {
+		f.stream.fail(f.dst, err)
+		return false
+	}
+	return true
+}
+
+// write writes p to the destination and accounts for it.
+func (f *flow) write(p []byte) error {
 	for len(p) > 0 {
 		n, err := f.dst.Write(p)
 		if n > 0 {
@@ -187,11 +202,10 @@ func (f *flow) deliver(p []byte) bool {
 			err = io.ErrNoProgress
 		}
 		if err != nil {
-			f.stream.fail(f.dst, err)
-			return false
+			return err
 		}
 	}
-	return true
+	return nil
 }
 
 // passEnd tells the destination that nothing follows. If that fails, it ends the
@@ -234,7 +248,7 @@ func (s *stream) checkClocks() {
 	}
 	s.mu.Unlock()
 	if expired {
-		s.end(cause, nil)
+		s.expire(cause)
 	}
 }
 

@@ -75,8 +75,8 @@ type Account struct {
 	ToUpstream, ToClient int64         // bytes delivered: accepted by the destination's socket
 	Duration             time.Duration // from Start until both connections were closed
 	Cause                Cause         // what ended it; the first of several
-	Err                  error         // the error behind ClientError or UpstreamError
-	Engine               string        // "portable"
+	Err                  error         // the error behind ClientError, UpstreamError, BadRequest or BadResponse
+	Engine               string        // "portable"; "http" for an Exchange without a tunnel
 }
 
 // Cause is why a stream ended.
@@ -92,6 +92,9 @@ const (
 	HalfCloseTimeout              // Stream.HalfCloseTimeout
 	Shutdown                      // reset by Registry.Drain
 	Killed                        // reset by an operator
+	BadRequest                    // the client's request is no HTTP message, see Account.Err
+	BadResponse                   // the upstream's response is none, or one that was not asked for, see Account.Err
+	ResponseTimeout               // Exchange.ResponseHeaderTimeout
 )
 
 var causes = [...]string{
@@ -104,6 +107,9 @@ var causes = [...]string{
 	HalfCloseTimeout: "half_close_timeout",
 	Shutdown:         "shutdown",
 	Killed:           "killed",
+	BadRequest:       "bad_request",
+	BadResponse:      "bad_response",
+	ResponseTimeout:  "response_timeout",
 }
 
 // String returns the cause in snake_case, for logs and metrics.
@@ -118,7 +124,7 @@ func (c Cause) String() string {
 // connections are closed with a reset.
 func (c Cause) abrupt() bool {
 	switch c {
-	case Finished, IdleTimeout, HalfCloseTimeout:
+	case Finished, IdleTimeout, HalfCloseTimeout, BadRequest, ResponseTimeout:
 		return false
 	}
 	return true

@@ -1,0 +1,354 @@
+package httphead
+
+import (
+	"bytes"
+	"crypto/sha1"
+	"encoding/base64"
+	"slices"
+)
+
+// Forward says how a request head is passed on to a server that gets this request and
+// no other on its connection.
+type Forward struct {
+	// Upgrades holds the protocols that may be upgraded to, in lower case. Others are
+	// not asked for.
+	Upgrades []string
+	// KeepAliases passes on fields whose names hold an underscore or a dot. Servers
+	// that hand their fields to CGI or WSGI applications do not tell such a name from
+	// the one with hyphens, so X_Forwarded_For would be taken for the field that a
+	// proxy has set.
+	KeepAliases bool
+}
+
+// Forwarded is a request head to pass on.
+type Forwarded struct {
+	Head []byte // the bytes received if nothing needs to be changed; appending to it copies
+	// Upgrade is the protocol asked for, in lower case; empty if none is.
+	Upgrade string
+	// Key is the Sec-WebSocket-Key, if Upgrade is websocket.
+	Key []byte
+}
+
+// Request returns the head that r has read from data as it is passed on: with
+// "Connection: close", or "Connection: Upgrade" if an upgrade is asked for, and without
+// the fields that concern the client's connection alone (RFC 9110 section 7.6.1). A
+// CONNECT request has no Connection field: what follows is the tunnel's. All other lines
+// are those of the client, except that a head which only a lenient reader accepts is
+// written in the form that all readers accept. An error is an [*Error].
+func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
+	var out Forwarded
+	options := connectionOptions(r.Fields, data)
+	if err := options.check(data); err != nil {
+		return out, err
+	}
+	connect := string(r.Method.Of(data)) == "CONNECT"
+	if !connect && r.Minor == 1 && options.has(data, "upgrade") {
+		out.Upgrade, out.Key = f.upgrade(r, data)
+	}
+
+	head := make([]byte, 0, r.Len+len("Connection: Upgrade\r\nUpgrade: \r\n")+len(out.Upgrade))
+	changed := r.opts.Lenient
+	connection := "close"
+	switch {
+	case connect:
+		connection = ""
+	case out.Upgrade != "":
+		connection = "Upgrade"
+	}
+	var hasConnection, hasUpgrade, hasLength bool
+	head = append(head, bytes.TrimRight(r.Line(-1).Of(data), "\r\n")...)
+	head = append(head, crlf...)
+	for i, field := range r.Fields {
+		name, value := field.Name.Of(data), field.Value.Of(data)
+		keep := true
+		switch known(name) {
+		case connectionField:
+			// Once, and only in the words that are wanted.
+			keep = !hasConnection && connection != "" && equalFold(value, connection)
+			hasConnection = hasConnection || keep
+		case upgradeField:
+			keep = !hasUpgrade && out.Upgrade != "" && equalFold(value, out.Upgrade)
+			hasUpgrade = hasUpgrade || keep
+		case hopField:
+			keep = false
+		case lengthField:
+			keep = !hasLength && !r.Chunked
+			hasLength = true
+		case codingField:
+			keep = r.Chunked
+		case hostField:
+			if r.opts.Lenient && !r.authority.empty() {
+				value = r.authority.Of(data) // RFC 9112 section 3.2.2
+			}
+		default:
+			keep = !options.names(data, name) && (f.KeepAliases || !isAlias(name))
+		}
+		switch {
+		case !keep:
+			changed = true
+		case r.opts.Lenient:
+			head = appendField(head, name, value)
+		default:
+			head = append(head, r.Line(i).Of(data)...)
+		}
+	}
+	if !hasUpgrade && out.Upgrade != "" {
+		head = appendField(head, upgradeName, []byte(out.Upgrade))
+		changed = true
+	}
+	if !hasConnection && connection != "" {
+		head = appendField(head, connectionName, []byte(connection))
+		changed = true
+	}
+	out.Head = slices.Clip(append(head, crlf...))
+	if !changed {
+		out.Head = data[:r.Len:r.Len]
+	}
+	return out, nil
+}
+
+// Forward appends to dst the head of a response that r has read from data, as it is
+// passed on to a client whose connection ends with it: with "Connection: close", unless
+// more responses follow (1xx), and without the fields that concern the server's
+// connection alone. Only a 426 keeps its Upgrade field, which it must have (RFC 9110
+// section 15.5.22).
+func (r *Response) Forward(dst, data []byte) []byte {
+	options := connectionOptions(r.Fields, data)
+	dst = append(dst, bytes.TrimRight(r.Line(-1).Of(data), "\r\n")...)
+	dst = append(dst, crlf...)
+	hasLength := false
+	for i, field := range r.Fields {
+		name := field.Name.Of(data)
+		keep := true
+		switch known(name) {
+		case connectionField, hopField:
+			keep = false
+		case upgradeField:
+			keep = r.Status == 426
+		case lengthField:
+			keep = !hasLength && !r.Chunked
+			hasLength = true
+		case otherField:
+			keep = !options.names(data, name) || endToEnd(name)
+		}
+		if keep {
+			dst = append(dst, bytes.TrimRight(r.Line(i).Of(data), "\r\n")...)
+			dst = append(dst, crlf...)
+		}
+	}
+	switch {
+	case r.Status < 200:
+	case r.Status == 426:
+		dst = append(dst, "Connection: close, Upgrade\r\n"...)
+	default:
+		dst = append(dst, "Connection: close\r\n"...)
+	}
+	return append(dst, crlf...)
+}
+
+// Switches reports whether r, read from data, is the answer that ends HTTP on a
+// connection on which f was sent: 101 for the one protocol that was asked for, and for
+// a WebSocket with the proof that the server has read its key (RFC 9110 section 7.8, RFC
+// 6455 section 4.1).
+func (f *Forwarded) Switches(r *Response, data []byte) bool {
+	protocol, n := r.Lookup(data, "Upgrade")
+	if f.Upgrade == "" || r.Status != 101 || n != 1 || !equalFold(protocol, f.Upgrade) ||
+		!connectionOptions(r.Fields, data).has(data, "upgrade") {
+		return false
+	}
+	if f.Upgrade != "websocket" {
+		return true
+	}
+	accept, n := r.Lookup(data, "Sec-WebSocket-Accept")
+	sum := sha1.Sum(append(bytes.Clone(f.Key), "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"...))
+	return n == 1 && string(accept) == base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// WithClose returns the head that r has read from data with the connection option
+// close, unless it has that, or asks for an upgrade. Appending to it copies.
+func (r *Reader) WithClose(data []byte) []byte {
+	options := connectionOptions(r.Fields, data)
+	if options.has(data, "close") || options.has(data, "upgrade") {
+		return data[:r.Len:r.Len]
+	}
+	head := append(make([]byte, 0, r.Len+len("Connection: close\r\n")), data[:r.start]...)
+	head = appendField(head, connectionName, []byte("close"))
+	return slices.Clip(append(head, crlf...))
+}
+
+var (
+	crlf           = []byte("\r\n")
+	connectionName = []byte("Connection")
+	upgradeName    = []byte("Upgrade")
+)
+
+// appendField appends a field line. A value on several lines (obs-fold) becomes one
+// line (RFC 9112 section 5.2).
+func appendField(head, name, value []byte) []byte {
+	head = append(append(head, name...), ": "...)
+	for first := true; len(value) > 0 || first; first = false {
+		line := value
+		if i := bytes.IndexByte(value, '\n'); i >= 0 {
+			line, value = value[:i], value[i+1:]
+		} else {
+			value = nil
+		}
+		if line = bytes.Trim(line, " \t\r"); len(line) > 0 && !first {
+			head = append(head, ' ')
+		}
+		head = append(head, line...)
+	}
+	return append(head, crlf...)
+}
+
+// isAlias reports whether a name may be taken for another one.
+func isAlias(name []byte) bool { return bytes.ContainsAny(name, "_.") }
+
+// upgrade returns the first protocol that the client asks for and may be upgraded to. A
+// WebSocket needs a key, by which its answer is known to be one (RFC 6455 section 4.1).
+func (f *Forward) upgrade(r *Reader, data []byte) (protocol string, key []byte) {
+	for _, field := range r.Fields {
+		if !equalFold(field.Name.Of(data), "Upgrade") {
+			continue
+		}
+		for list := field.Value; !list.empty(); {
+			var element Span
+			element, list = cutElement(data, list)
+			i := slices.IndexFunc(f.Upgrades, func(allowed string) bool { return equalFold(element.Of(data), allowed) })
+			switch {
+			case i < 0:
+			case f.Upgrades[i] != "websocket":
+				return f.Upgrades[i], nil
+			default:
+				if key, ok := webSocketKey(r, data); ok {
+					return "websocket", key
+				}
+			}
+		}
+	}
+	return "", nil
+}
+
+// webSocketKey returns the key of a WebSocket handshake.
+func webSocketKey(r *Reader, data []byte) (key []byte, ok bool) {
+	key, n := r.Lookup(data, "Sec-WebSocket-Key")
+	var nonce [18]byte
+	if n != 1 || len(key) != base64.StdEncoding.EncodedLen(16) || string(r.Method.Of(data)) != "GET" {
+		return nil, false
+	}
+	length, err := base64.StdEncoding.Decode(nonce[:], key)
+	return key, err == nil && length == 16
+}
+
+// options are the elements of the Connection fields of a head.
+type options struct {
+	few  [8]Span
+	list []Span
+}
+
+// connectionOptions returns the connection options of a head.
+func connectionOptions(fields []Field, data []byte) *options {
+	o := new(options)
+	o.list = o.few[:0]
+	for _, field := range fields {
+		if !equalFold(field.Name.Of(data), "Connection") {
+			continue
+		}
+		for list := field.Value; !list.empty(); {
+			var element Span
+			if element, list = cutElement(data, list); !element.empty() { // RFC 9110 section 5.6.1.2
+				o.list = append(o.list, element)
+			}
+		}
+	}
+	return o
+}
+
+// check returns what is wrong with the options of a request.
+func (o *options) check(data []byte) error {
+	for _, element := range o.list {
+		switch option := element.Of(data); {
+		case !all(option, tokenByte):
+			return ErrConnection
+		case endToEnd(option):
+			return ErrNominated
+		}
+	}
+	return nil
+}
+
+// has reports whether the option is among them.
+func (o *options) has(data []byte, option string) bool {
+	return slices.ContainsFunc(o.list, func(s Span) bool { return equalFold(s.Of(data), option) })
+}
+
+// names reports whether one of them is the name of that field.
+func (o *options) names(data, name []byte) bool {
+	return slices.ContainsFunc(o.list, func(s Span) bool { return equalFold(s.Of(data), name) })
+}
+
+// cutElement returns the first element of a list (RFC 9110 section 5.6.1), and what
+// follows it.
+func cutElement(data []byte, list Span) (element, rest Span) {
+	end := int(list.End)
+	rest = span(end, end)
+	if i := bytes.IndexByte(list.Of(data), ','); i >= 0 {
+		end = int(list.Start) + i
+		rest.Start = uint32(end + 1)
+	}
+	return trim(data, int(list.Start), end), rest
+}
+
+// endToEnd reports whether the field of that name says where a request goes, where it
+// ends, whose it is, or where it came from. To have a proxy remove such a field is an
+// attack on who is behind it.
+func endToEnd(name []byte) bool {
+	const forwardedFor = "X-Forwarded-"
+	if len(name) > len(forwardedFor) && equalFold(name[:len(forwardedFor)], forwardedFor) {
+		return true
+	}
+	for _, field := range [...]string{"Host", "Content-Length", "Transfer-Encoding", "Authorization", "Cookie", "Forwarded"} {
+		if equalFold(name, field) {
+			return true
+		}
+	}
+	return false
+}
+
+// kind is what a field means to those who pass a head on.
+type kind uint8
+
+const (
+	otherField      kind = iota
+	connectionField      // Connection
+	upgradeField         // Upgrade
+	hopField             // another one that concerns one connection alone
+	lengthField          // Content-Length
+	codingField          // Transfer-Encoding
+	hostField            // Host
+)
+
+var kinds = []struct {
+	name string
+	kind kind
+}{
+	{"Connection", connectionField},
+	{"Upgrade", upgradeField},
+	{"Keep-Alive", hopField},
+	{"Proxy-Connection", hopField},
+	{"TE", hopField},
+	{"HTTP2-Settings", hopField}, // RFC 7540 section 3.2.1
+	{"Content-Length", lengthField},
+	{"Transfer-Encoding", codingField},
+	{"Host", hostField},
+}
+
+// known returns the kind of the field of that name.
+func known(name []byte) kind {
+	for _, k := range kinds {
+		if equalFold(name, k.name) {
+			return k.kind
+		}
+	}
+	return otherField
+}

@@ -1,0 +1,521 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"math"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/httphead"
+)
+
+// Exchange is one HTTP/1 request and its response. Neither connection carries another
+// one: what the client sends after its request, and the upstream after its response, is
+// dropped. An upgrade or a CONNECT request that the upstream accepts makes a tunnel of
+// the two, which an [Engine] takes over.
+//
+// The bodies go through as they come; how they are framed is only followed. A request
+// that breaks its framing resets the upstream, since it must not look complete there.
+// A response that breaks it resets the client.
+type Exchange struct {
+	Client, Upstream net.Conn
+
+	Request httphead.Forwarded
+	Method  string
+	Body    httphead.Body // follows the request's body from its first byte
+	Pending []byte        // what the client has sent after its head
+	Old     bool          // the client speaks HTTP/1.0, which has no interim responses
+
+	// Refuse sends the client a response with that status, when the upstream has sent
+	// none to pass on. It may take its time; the connection is closed after it.
+	Refuse func(client net.Conn, status int)
+
+	// How long the upstream may take to begin its final response once the request is
+	// sent. 0: no limit.
+	ResponseHeaderTimeout time.Duration
+
+	IdleTimeout      time.Duration // as that of a Stream
+	HalfCloseTimeout time.Duration // as that of a Stream; of a tunnel
+
+	Streams *Registry // where the exchange is registered; nil: nowhere
+	Tunnels Engine
+
+	// Done is as that of a Stream.
+	Done func(Account)
+}
+
+const (
+	// discardLimit bounds, in bytes, what is read from a client and dropped: after its
+	// request, and once more after the response. Closing a socket with unread bytes
+	// sends a reset, which may destroy the response (RFC 9112 section 9.6).
+	discardLimit = 256 << 10
+
+	// lingerTimeout bounds the time for the latter.
+	lingerTimeout = 2 * time.Second
+
+	// holdLimit bounds, in bytes, what a client may send ahead of the answer to its
+	// request for a tunnel. It is not read further.
+	holdLimit = 64 << 10
+
+	// maxResponseHead bounds, in bytes, the head of a response, and all its interim
+	// responses together.
+	maxResponseHead = 64 << 10
+)
+
+// Statuses that the client gets when the upstream sends none.
+const (
+	statusBadRequest     = 400
+	statusBadGateway     = 502
+	statusGatewayTimeout = 504
+)
+
+// Why an exchange fails.
+var (
+	errHeadTooLarge = errors.New("response head is too large")
+	errSwitched     = errors.New("upstream switched protocols without being asked to, or without proof")
+)
+
+// Run carries the exchange out. It returns when it is over, or when an engine has its
+// tunnel. Deadlines set on the connections are cleared.
+func (x *Exchange) Run() {
+	e := &exchange{
+		Exchange: x,
+		decision: make(chan struct{}),
+		over:     make(chan struct{}),
+		sent:     make(chan struct{}),
+		gaveUp:   make(chan struct{}),
+	}
+	client := side{x.Client, ClientReset, ClientError}
+	upstream := side{x.Upstream, UpstreamReset, UpstreamError}
+	e.up = flow{stream: &e.stream, src: client, dst: upstream}
+	e.down = flow{stream: &e.stream, src: upstream, dst: client}
+	e.started = time.Now()
+	e.idle = x.IdleTimeout
+	e.expire = func(cause Cause) { e.abort(cause, nil, statusGatewayTimeout) }
+	e.done, e.registry = x.Done, x.Streams
+
+	_ = client.SetDeadline(time.Time{})
+	_ = upstream.SetDeadline(time.Time{})
+	e.registry.add(e)
+	e.checkClocks()
+	go e.send()
+	e.receive()
+	<-e.sent
+	if e.tunnel {
+		e.startTunnel()
+	} else {
+		if e.isAborted() {
+			<-e.gaveUp
+		}
+		e.conclude("http")
+	}
+	e.registry.remove(e)
+}
+
+// exchange is the record of an exchange in flight. Its flow up, in a goroutine of its
+// own, is all that reads from the client, until the end; its flow down is all that
+// reads from the upstream.
+type exchange struct {
+	stream
+	*Exchange
+
+	complete atomic.Bool   // the last byte of the request is sent, or about to be
+	decision chan struct{} // closed when the final response is known: a tunnel or not
+	over     chan struct{} // closed when the response is delivered
+	sent     chan struct{} // closed when the flow up has ended
+	gaveUp   chan struct{} // closed when abort has ended the stream
+
+	state    sync.Mutex // guards the following, and the deadlines
+	answered bool       // the client gets a final response, the upstream's or ours
+	aborted  bool       // both connections are abort's
+	decided  bool       // decision is closed
+	ended    bool       // over is closed
+
+	tunnel bool   // what the decision is; valid once it is closed
+	held   []byte // what the client has sent for the tunnel; valid once sent is closed
+	rest   []byte // what the upstream has
+}
+
+// wantsTunnel reports whether the client asks for one.
+func (e *exchange) wantsTunnel() bool { return e.Request.Upgrade != "" || e.Method == "CONNECT" }
+
+// send is the flow up: the request, and then what the client sends after it. It ends
+// with the client's sending, a connection, the bounds, or the beginning of a tunnel.
+func (e *exchange) send() {
+	defer close(e.sent)
+	src := newSource(e.Client)
+	if e.sendRequest(src) && e.wantsTunnel() && e.hold(src) {
+		return
+	}
+	e.discard(src)
+}
+
+// sendRequest sends head and body. It reports false if it could not, or need not any
+// more.
+func (e *exchange) sendRequest(src source) bool {
+	n, done, err := e.Body.Read(e.Pending)
+	if done && e.wantsTunnel() {
+		e.held = append(e.held, e.Pending[n:]...)
+	}
+	if err != nil {
+		// Nothing is sent of a request that is known to be broken.
+		e.abort(BadRequest, err, statusBadRequest)
+		return false
+	}
+	e.complete.Store(done)
+	if e.up.write(append(e.Request.Head, e.Pending[:n]...)) != nil {
+		return false // whoever reads from the upstream sees why
+	}
+	e.Pending = nil
+	for !done {
+		limit := e.Body.Left()
+		if limit == 0 {
+			limit = math.MaxInt64
+		}
+		p, readErr := src.read(limit)
+		n, done, err = e.Body.Read(p)
+		if done && e.wantsTunnel() {
+			e.held = append(e.held, p[n:]...)
+		}
+		if err == nil {
+			e.complete.Store(done)
+			if writeErr := e.up.write(p[:n]); writeErr != nil {
+				giveBack(p)
+				return false
+			}
+		}
+		giveBack(p)
+		switch {
+		case err != nil:
+			e.abort(BadRequest, err, statusBadRequest)
+			return false
+		case done || readErr == nil:
+		case errors.Is(readErr, os.ErrDeadlineExceeded): // the response is over
+			return false
+		case readErr == io.EOF && !lostPeer(e.Client):
+			e.abort(BadRequest, io.ErrUnexpectedEOF, statusBadRequest)
+			return false
+		default:
+			e.abortFor(e.up.src, readErr)
+			return false
+		}
+	}
+	e.awaitResponse()
+	return true
+}
+
+// awaitResponse starts the clock of the response.
+func (e *exchange) awaitResponse() {
+	e.state.Lock()
+	defer e.state.Unlock()
+	if e.ResponseHeaderTimeout > 0 && !e.decided {
+		_ = e.Upstream.SetReadDeadline(time.Now().Add(e.ResponseHeaderTimeout))
+	}
+}
+
+// hold keeps what the client sends until the decision, and reports whether it is a
+// tunnel.
+func (e *exchange) hold(src source) (tunnel bool) {
+	for len(e.held) < holdLimit {
+		p, err := src.read(int64(holdLimit - len(e.held)))
+		e.held = append(e.held, p...)
+		giveBack(p)
+		if err == nil {
+			continue
+		}
+		if err != io.EOF && !errors.Is(err, os.ErrDeadlineExceeded) {
+			e.abortFor(e.up.src, err)
+		}
+		break
+	}
+	select {
+	case <-e.decision:
+	case <-e.over:
+	}
+	if e.tunnel {
+		return true
+	}
+	e.held = nil
+	e.state.Lock()
+	defer e.state.Unlock()
+	if !e.ended {
+		_ = e.Client.SetReadDeadline(time.Time{}) // that of the decision
+	}
+	return false
+}
+
+// discard reads and drops what the client sends, which also tells when it goes away.
+func (e *exchange) discard(src source) {
+	for range 2 {
+		for left := int64(discardLimit); left > 0; {
+			p, err := src.read(left)
+			left -= int64(len(p))
+			giveBack(p)
+			switch {
+			case err == nil:
+			case errors.Is(err, os.ErrDeadlineExceeded), err == io.EOF && !lostPeer(e.Client):
+				return
+			default:
+				e.abortFor(e.up.src, err)
+				return
+			}
+		}
+		<-e.over
+	}
+}
+
+// receive is the flow down: interim responses, and the final one. It ends with the
+// response, a connection, or the beginning of a tunnel.
+func (e *exchange) receive() {
+	src := newSource(e.Upstream)
+	var r httphead.Response
+	var data []byte
+	for interim := 0; ; {
+		var ok bool
+		if data, ok = e.readHead(src, &r, data); !ok {
+			e.finish()
+			return
+		}
+		if r.Status >= 200 || r.Status == 101 {
+			break
+		}
+		interim += r.Len
+		switch {
+		case interim > maxResponseHead:
+			e.abort(BadResponse, errHeadTooLarge, statusBadGateway)
+			ok = false
+		case !e.Old:
+			ok = e.passInterim(r.Forward(nil, data))
+		}
+		if !ok {
+			e.finish()
+			return
+		}
+		data = data[r.Len:]
+	}
+
+	switch {
+	case r.Status == 101 && !(e.complete.Load() && e.Request.Switches(&r, data)):
+		e.abort(BadResponse, errSwitched, statusBadGateway)
+	case r.Status == 101, e.Method == "CONNECT" && r.Status < 300 && e.complete.Load():
+		if e.decide(true) && e.down.deliver(data[:r.Len]) {
+			e.rest = data[r.Len:]
+			return
+		}
+	case e.decide(false):
+		_ = e.down.deliver(r.Forward(make([]byte, 0, r.Len+len("Connection: close\r\n")), data)) &&
+			e.passBody(src, r.Body([]byte(e.Method)), &r, data[r.Len:])
+	}
+	e.finish()
+}
+
+// readHead reads a response head into r, from data and then from the upstream. It
+// returns all the bytes read, and false if the exchange is over without it.
+func (e *exchange) readHead(src source, r *httphead.Response, data []byte) ([]byte, bool) {
+	r.Reset()
+	for {
+		switch r.Read(data[:min(len(data), maxResponseHead)]) {
+		case httphead.HTTP:
+			return data, true
+		case httphead.Malformed:
+			e.abort(BadResponse, r.Err(), statusBadGateway)
+			return nil, false
+		}
+		if len(data) >= maxResponseHead {
+			e.abort(BadResponse, errHeadTooLarge, statusBadGateway)
+			return nil, false
+		}
+		p, err := src.read(math.MaxInt64)
+		data = append(data, p...)
+		giveBack(p)
+		switch {
+		case err == nil || len(p) > 0:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			e.abort(ResponseTimeout, nil, statusGatewayTimeout)
+			return nil, false
+		case err == io.EOF && !lostPeer(e.Upstream):
+			e.abort(UpstreamError, io.ErrUnexpectedEOF, statusBadGateway)
+			return nil, false
+		default:
+			e.abortFor(e.down.src, err)
+			return nil, false
+		}
+	}
+}
+
+// passInterim sends the client the head of an interim response.
+func (e *exchange) passInterim(head []byte) bool {
+	if !e.claim() {
+		return false
+	}
+	if !e.down.deliver(head) {
+		return false
+	}
+	e.state.Lock()
+	defer e.state.Unlock()
+	e.answered = false
+	return !e.aborted
+}
+
+// passBody sends the client the body of the response, of which data has been read. It
+// ends the stream if the body breaks off.
+func (e *exchange) passBody(src source, framing httphead.Framing, r *httphead.Response, data []byte) bool {
+	var body httphead.Body
+	switch framing {
+	case httphead.NoBody:
+		return true
+	case httphead.UntilClose:
+		body.Reset(math.MaxInt64, false)
+	default:
+		body.Reset(r.ContentLength, r.Chunked)
+	}
+	n, done, err := body.Read(data)
+	if !e.down.deliver(data[:n]) {
+		return false
+	}
+	for err == nil && !done {
+		limit := body.Left()
+		if limit == 0 {
+			limit = math.MaxInt64
+		}
+		p, readErr := src.read(limit)
+		n, done, err = body.Read(p)
+		delivered := e.down.deliver(p[:n])
+		giveBack(p)
+		switch {
+		case !delivered:
+			return false
+		case err != nil, done, readErr == nil:
+		case readErr != io.EOF || lostPeer(e.Upstream):
+			e.fail(e.down.src, readErr)
+			return false
+		case framing == httphead.UntilClose:
+			return true
+		default:
+			err = io.ErrUnexpectedEOF
+		}
+	}
+	if err != nil {
+		e.end(BadResponse, err)
+		return false
+	}
+	return true
+}
+
+// claim reports whether a response may be sent to the client: none has been, and the
+// exchange is not given up.
+func (e *exchange) claim() bool {
+	e.state.Lock()
+	defer e.state.Unlock()
+	if e.answered || e.aborted {
+		return false
+	}
+	e.answered = true
+	return true
+}
+
+// decide makes known what the final response is. It reports false if there is nobody to
+// send it to.
+func (e *exchange) decide(tunnel bool) bool {
+	if !e.claim() {
+		return false
+	}
+	e.state.Lock()
+	defer e.state.Unlock()
+	_ = e.Upstream.SetReadDeadline(time.Time{})
+	e.tunnel = tunnel
+	e.decided = true
+	close(e.decision)
+	if e.wantsTunnel() {
+		_ = e.Client.SetReadDeadline(time.Unix(1, 0)) // wakes hold
+	}
+	return true
+}
+
+// finish ends the exchange after its response: the client is told that nothing follows,
+// and what it still sends is read for a while.
+func (e *exchange) finish() {
+	defer close(e.over)
+	e.state.Lock()
+	if e.aborted {
+		e.state.Unlock()
+		return
+	}
+	e.ended = true
+	_ = e.Client.SetReadDeadline(time.Now().Add(lingerTimeout))
+	e.state.Unlock()
+	if e.complete.Load() {
+		_ = e.Upstream.Close()
+	} else {
+		closeWithReset(e.Upstream)
+	}
+	if shutWrite(e.Client) != nil {
+		e.end(Finished, nil)
+	}
+}
+
+// abort gives the exchange up, unless its response is delivered: it resets the
+// upstream, and answers the client if nothing else has. It ends the stream.
+func (e *exchange) abort(cause Cause, err error, status int) {
+	e.state.Lock()
+	if e.aborted || e.ended {
+		e.state.Unlock()
+		return
+	}
+	e.aborted = true
+	refuse := !e.answered && status != 0
+	e.answered = true
+	e.state.Unlock()
+
+	closeWithReset(e.Upstream)
+	if refuse {
+		e.Refuse(e.Client, status)
+		_ = e.Client.Close() // not with a reset, which could overtake the answer
+	}
+	e.end(cause, err)
+	close(e.gaveUp)
+}
+
+func (e *exchange) isAborted() bool {
+	e.state.Lock()
+	defer e.state.Unlock()
+	return e.aborted
+}
+
+// abortFor gives the exchange up because of an error of one side.
+func (e *exchange) abortFor(at side, err error) {
+	cause, status := at.failed, 0
+	if isReset(err) || err == io.EOF {
+		cause, err = at.reset, nil
+	}
+	if at.failed == UpstreamError {
+		status = statusBadGateway
+	}
+	e.abort(cause, err, status)
+}
+
+// startTunnel hands both connections to the engine.
+func (e *exchange) startTunnel() {
+	e.stopClocks()
+	up, down := e.up.delivered.Load(), e.down.delivered.Load()
+	e.Tunnels.Start(&Stream{
+		Client:           e.Client,
+		Upstream:         e.Upstream,
+		ToUpstream:       Direction{Pending: e.held},
+		ToClient:         Direction{Pending: e.rest},
+		IdleTimeout:      e.IdleTimeout,
+		HalfCloseTimeout: e.HalfCloseTimeout,
+		Done: func(a Account) {
+			a.ToUpstream += up
+			a.ToClient += down
+			a.Duration = time.Since(e.started)
+			if e.done != nil {
+				e.done(a)
+			}
+		},
+	})
+}

@@ -1,0 +1,347 @@
+package streamprox
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/httphead"
+)
+
+// reinspectConn is the connection that the HTTP server gets if each request on it is to
+// be routed. It never returns bytes beyond the message that the server is reading. The
+// next head is read here first: if its route is that of the request before, the server
+// gets it; else the server is shown the end of the connection, and once it has closed
+// it, the request goes where it belongs.
+//
+// It relies on how net/http's server reads a connection (TestServerReads). While a
+// handler runs it reads one byte, to notice a client that leaves, and interrupts that
+// read by a deadline in the past. A longer read after the message comes when the
+// response is finished and flushed. A hijack shows as a call of SetDeadline, the only
+// one: from then on the connection is the hijacker's.
+type reinspectConn struct {
+	*replayConn
+	single bool              // the server gets one request, and then the end
+	left   func(*inspection) // is told what follows, when the server has been shown the end and has closed
+
+	// What Read has to do, of which there is one call at a time.
+	in       *inspection   // of the message
+	body     httphead.Body // follows the message's body
+	complete bool          // the message has been read; the bytes to deliver are in pending
+	broken   error         // why the rest of the message cannot be read
+	rest     []byte        // what was read beyond the message
+	next     *inspection   // of the request after it, once somebody has asked for it
+
+	mu           sync.Mutex
+	wake         sync.Cond // when the server interrupts or closes
+	phase        phase
+	deadline     time.Time // for reading, as the server has set it
+	headDeadline time.Time // for the next head, as inspect sets it
+	applied      time.Time // the read deadline of the connection beneath
+	interrupted  bool      // the server's deadline was in the past when it was set
+	closing      bool      // the server has closed
+
+	// detached is that the server has been shown the end, and the connection beneath is
+	// not its any more.
+	detached atomic.Bool
+}
+
+// phase is what a reinspectConn reads.
+type phase uint8
+
+const (
+	delivering phase = iota // the message
+	watching                // the next head, while a handler runs
+	awaiting                // the next head, when the response is finished
+	hijacked                // whatever comes
+)
+
+// newReinspectConn returns a connection that delivers the request in, of which data has
+// been received and whose head has headLen bytes, and, unless single, those that follow
+// it on conn. When the server has closed it, closed is called once, with the request
+// that follows on conn if that is not the server's: then conn is still open.
+func newReinspectConn(in *inspection, conn net.Conn, data []byte, headLen int, single bool, closed func(*inspection)) *reinspectConn {
+	c := &reinspectConn{
+		replayConn: newReplayConn(conn, nil, func() { closed(nil) }),
+		single:     single,
+		left:       closed,
+	}
+	c.wake.L = &c.mu
+	c.begin(in, data, headLen)
+	return c
+}
+
+// begin makes in the message to deliver.
+func (c *reinspectConn) begin(in *inspection, data []byte, headLen int) {
+	c.in, c.next = in, nil
+	c.body.Reset(in.head.ContentLength, in.head.Chunked)
+	n, done, err := c.body.Read(data[headLen:])
+	c.complete, c.broken = done, err
+	end := headLen + n
+	c.pending, c.rest = data[:end:end], data[end:]
+}
+
+// Read implements net.Conn.
+func (c *reinspectConn) Read(p []byte) (int, error) {
+	if c.enter(delivering) == hijacked {
+		c.unread()
+		return c.replayConn.Read(p)
+	}
+	switch {
+	case c.detached.Load():
+		return 0, io.EOF
+	case len(c.pending) > 0:
+		return c.replayConn.Read(p)
+	case c.broken != nil:
+		c.requestTaken()
+		return 0, c.broken
+	case !c.complete:
+		c.requestTaken()
+		return c.readMessage(p)
+	case len(p) == 1:
+		c.requestTaken()
+		return 0, c.watch()
+	}
+	if err := c.advance(); err != nil {
+		return 0, err
+	}
+	return c.replayConn.Read(p)
+}
+
+// readMessage reads more of the message from the connection.
+func (c *reinspectConn) readMessage(p []byte) (int, error) {
+	if left := c.body.Left(); 0 < left && left < int64(len(p)) {
+		p = p[:left]
+	}
+	n, err := c.Conn.Read(p)
+	within, done, broken := c.body.Read(p[:n])
+	c.complete, c.broken = done, broken
+	c.rest = append(c.rest, p[within:n]...)
+	if within == 0 && broken != nil {
+		err = broken
+	}
+	return within, err
+}
+
+// unread puts what was read beyond the message back, for a hijacker.
+func (c *reinspectConn) unread() {
+	if c.next != nil {
+		c.rest, c.next = c.next.data, nil
+	}
+	if len(c.rest) > 0 {
+		c.pending = append(c.pending, c.rest...)
+		c.rest = nil
+	}
+}
+
+// watch reads the next head while a handler runs, and delivers nothing. It returns when
+// the server interrupts it, or with the error by which the server knows that the client
+// has gone.
+func (c *reinspectConn) watch() error {
+	c.enter(watching)
+	if err := c.readNext(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.interrupted && !c.closing {
+		c.wake.Wait()
+	}
+	return os.ErrDeadlineExceeded
+}
+
+// advance reads the next head and makes it the message, if it is one for the server. If
+// not, the server is shown an end.
+func (c *reinspectConn) advance() error {
+	inspect := c.in.inspect
+	if c.single || inspect.gone.Load() {
+		return io.EOF
+	}
+	c.enter(awaiting)
+	if err := c.readNext(); err != nil {
+		return err
+	}
+	next := c.next
+	inspect.decide(next)
+	if next.outcome != OutcomeHTTP || next.failure != nil || next.route != c.in.route || next.route < 0 {
+		return c.leave(next)
+	}
+	switch route := inspect.Routes[next.route]; {
+	case len(route.handlers) == 1:
+		c.begin(next, next.data, next.head.Len)
+	case route.inPlace:
+		// The handlers before http_app run for this request too.
+		next.server = c
+		_ = route.handle(next.stream(), endOfChain)
+		if c.next != nil {
+			return io.EOF // one of them has answered it
+		}
+	default:
+		return c.leave(next)
+	}
+	c.enter(delivering)
+	return nil
+}
+
+// resume delivers the request in, which the handlers of the route have brought back.
+func (c *reinspectConn) resume(in *inspection, data []byte) {
+	c.begin(in, data, in.head.Len)
+}
+
+// readNext reads until it is certain what follows the message. An error is one of the
+// connection, or the server's interruption.
+func (c *reinspectConn) readNext() error {
+	if c.next == nil {
+		c.next = c.in.following(c.Conn, c.rest)
+		c.next.limit = c.setHeadDeadline
+		c.rest = nil
+	}
+	for next := c.next; !next.certain(); {
+		err := next.read()
+		switch {
+		case err == nil:
+		case len(next.data) == 0:
+			return err
+		case errors.Is(err, io.EOF):
+			next.end(OutcomeEOF)
+		case errors.Is(err, os.ErrDeadlineExceeded) && !c.isInterrupted():
+			next.end(OutcomeTimeout)
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// leave shows the server the end of the connection, which goes on with next.
+func (c *reinspectConn) leave(next *inspection) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return net.ErrClosed
+	}
+	c.detached.Store(true)
+	next.limit = nil
+	return io.EOF
+}
+
+// enter makes p the phase, unless the connection is hijacked, and returns what it is.
+func (c *reinspectConn) enter(p phase) phase {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase != hijacked && c.phase != p {
+		c.phase = p
+		_ = c.applyDeadline()
+	}
+	return c.phase
+}
+
+// applyDeadline sets the read deadline of the connection beneath. While the next head
+// arrives, inspect's holds; the server's is one for a client that says nothing. What it
+// interrupts it interrupts in any phase. c.mu is held.
+func (c *reinspectConn) applyDeadline() error {
+	t := c.deadline
+	if !c.interrupted && (c.phase == watching || c.phase == awaiting && !c.headDeadline.IsZero()) {
+		t = c.headDeadline
+	}
+	if t.Equal(c.applied) {
+		return nil
+	}
+	c.applied = t
+	return c.Conn.SetReadDeadline(t)
+}
+
+// setHeadDeadline sets the deadline for the next head; zero before its first byte.
+func (c *reinspectConn) setHeadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.headDeadline = t
+	return c.applyDeadline()
+}
+
+func (c *reinspectConn) isInterrupted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.interrupted
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *reinspectConn) SetReadDeadline(t time.Time) error {
+	if c.detached.Load() {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
+	if c.interrupted = !t.IsZero() && !t.After(time.Now()); c.interrupted {
+		c.wake.Broadcast()
+	}
+	return c.applyDeadline()
+}
+
+// SetWriteDeadline implements net.Conn.
+func (c *reinspectConn) SetWriteDeadline(t time.Time) error {
+	if c.detached.Load() {
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// SetDeadline implements net.Conn. The server calls it for a hijacker.
+func (c *reinspectConn) SetDeadline(t time.Time) error {
+	if c.detached.Load() {
+		return nil
+	}
+	c.enter(hijacked)
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// Write implements net.Conn.
+func (c *reinspectConn) Write(p []byte) (int, error) {
+	if c.detached.Load() {
+		return 0, net.ErrClosed
+	}
+	return c.replayConn.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (c *reinspectConn) ReadFrom(r io.Reader) (int64, error) {
+	if c.detached.Load() {
+		return 0, net.ErrClosed
+	}
+	return c.replayConn.ReadFrom(r)
+}
+
+// CloseWrite shuts the sending side down.
+func (c *reinspectConn) CloseWrite() error {
+	if c.detached.Load() {
+		return nil
+	}
+	return c.replayConn.CloseWrite()
+}
+
+// Close implements net.Conn. Both the server's goroutine for the connection and its
+// Shutdown may call it.
+func (c *reinspectConn) Close() error {
+	c.mu.Lock()
+	first := !c.closing
+	c.closing = true
+	c.wake.Broadcast()
+	c.mu.Unlock()
+	if !c.detached.Load() {
+		return c.replayConn.Close()
+	}
+	if first {
+		c.requestTaken()
+		_ = c.Conn.SetDeadline(time.Time{})
+		c.left(c.next)
+	}
+	return nil
+}
+
+// Interface guards
+var _ served = (*reinspectConn)(nil)
