@@ -1,23 +1,20 @@
 package main
 
 import (
-	"context"
-	"os"
-	"os/exec"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/streamprox/caddy-streamprox/internal/browsertest"
 )
 
 // TestPage opens the page in Chromium and waits until it shows that each of its
 // conversations works and who answers.
 func TestPage(t *testing.T) {
-	chromium := findChromium(t)
+	chromium := browsertest.Find(t)
 	d := start(t, "-listen", "127.0.0.1:0")
-	ctx, complaints := browse(t, chromium)
+	ctx, browser := browsertest.Start(t, chromium, 2*patience)
 
 	if err := chromedp.Do(ctx,
 		chromedp.Navigate("http://"+d.address+"/"),
@@ -27,7 +24,7 @@ func TestPage(t *testing.T) {
 		shows(`#pictures[data-state="open"][data-destination="pictures"]`),
 		waitFor(`Number(document.querySelector("#pictures").dataset.pictures) >= 3`),
 	); err != nil {
-		t.Fatalf("the page: %v; console: %q", err, complaints())
+		t.Fatalf("the page: %v; console: %q", err, browser.Complaints())
 	}
 
 	// What a person does with it.
@@ -41,7 +38,7 @@ func TestPage(t *testing.T) {
 		chromedp.Click(chromedp.CSS("#fetch-again")),
 		shows(`#fetch[data-state="answered"]`),
 	); err != nil {
-		t.Fatalf("using the page: %v; console: %q", err, complaints())
+		t.Fatalf("using the page: %v; console: %q", err, browser.Complaints())
 	}
 	for _, test := range []struct{ what, expression, want string }{
 		{
@@ -78,7 +75,7 @@ curl -i --path-as-is 'http://127.0.0.1:PORT/..%2f'`, "PORT", strings.TrimPrefix(
 			t.Errorf("%s: got %q, %v, want %q", test.what, got, err, test.want)
 		}
 	}
-	if got := complaints(); len(got) > 0 {
+	if got := browser.Complaints(); len(got) > 0 {
 		t.Errorf("console: %q", got)
 	}
 
@@ -103,70 +100,4 @@ func shows(selector string) chromedp.Action[chromedp.Void] {
 // waitFor waits until the JavaScript expression is true.
 func waitFor(expression string) chromedp.Action[chromedp.Void] {
 	return chromedp.Poll[chromedp.Void](expression, chromedp.WithPollingTimeout(patience))
-}
-
-// findChromium returns the path of a Chromium, without which the test is skipped.
-func findChromium(t *testing.T) string {
-	t.Helper()
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	if os.Getenv("STREAMPROX_E2E") == "1" {
-		t.Fatal("no Chromium in PATH, and STREAMPROX_E2E=1 asks for it; install the package chromium")
-	}
-	t.Skip("no Chromium in PATH; install the package chromium to test the page")
-	return ""
-}
-
-// browse starts a browser that runs until the test ends. It returns the context for
-// chromedp and what the console has complained about so far.
-func browse(t *testing.T, path string) (context.Context, func() []string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
-	allocator, closeAllocator := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path),
-		chromedp.UserDataDir(t.TempDir()),
-		chromedp.Env("HOME="+t.TempDir(), "TMPDIR="+t.TempDir()),
-		chromedp.NoSandbox, // which Chromium needs as root; the page is ours
-		chromedp.DisableGPU,
-		chromedp.Flag("disable-quic", true),
-		chromedp.Flag("disable-component-update", true),
-	)...)
-	browser, closeBrowser := chromedp.NewContext(allocator)
-
-	var mu sync.Mutex
-	var complaints []string
-	read := make(chan struct{})
-	messages := chromedp.Console(browser) // starts the browser
-	go func() {
-		defer close(read)
-		for message, err := range messages {
-			if err != nil {
-				return
-			}
-			switch message.Type {
-			case chromedp.ConsoleError, chromedp.ConsoleWarning, chromedp.ConsoleException:
-				mu.Lock()
-				complaints = append(complaints, message.String())
-				mu.Unlock()
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		if err := chromedp.Cancel(browser); err != nil {
-			t.Errorf("closing the browser: %v", err)
-		}
-		closeBrowser()
-		closeAllocator()
-		chromedp.FromContext(browser).Allocator.Wait()
-		<-read
-		cancel()
-	})
-	return browser, func() []string {
-		mu.Lock()
-		defer mu.Unlock()
-		return slices.Clone(complaints)
-	}
 }
