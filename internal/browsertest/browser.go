@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -43,11 +44,22 @@ type Browser struct {
 // returns the context for chromedp.
 func Start(t *testing.T, path string, limit time.Duration, options ...chromedp.ExecAllocatorOption) (context.Context, *Browser) {
 	t.Helper()
+	// Not t.TempDir: with the name of a test the path gets too long for the Unix socket
+	// that Chromium puts there.
+	dir, err := os.MkdirTemp("", "browser")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("removing what the browser left: %v", err)
+		}
+	})
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	allocator, closeAllocator := chromedp.NewExecAllocator(ctx, slices.Concat(chromedp.DefaultExecAllocatorOptions[:], []chromedp.ExecAllocatorOption{
 		chromedp.ExecPath(path),
-		chromedp.UserDataDir(t.TempDir()),
-		chromedp.Env("HOME="+t.TempDir(), "TMPDIR="+t.TempDir()),
+		chromedp.UserDataDir(filepath.Join(dir, "data")),
+		chromedp.Env("HOME="+dir, "TMPDIR="+dir),
 		chromedp.NoSandbox, // which Chromium needs as root; the page is the test's own
 		chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true),
@@ -55,9 +67,16 @@ func Start(t *testing.T, path string, limit time.Duration, options ...chromedp.E
 	}, options)...)
 	page, closePage := chromedp.NewContext(allocator)
 
+	// Asked again after a failed start, chromedp panics.
+	if err := chromedp.Do(page); err != nil {
+		closePage()
+		closeAllocator()
+		cancel()
+		t.Fatalf("starting the browser: %v", err)
+	}
 	b := new(Browser)
 	read := make(chan struct{})
-	messages := chromedp.Console(page) // starts the browser
+	messages := chromedp.Console(page)
 	go func() {
 		defer close(read)
 		for message, err := range messages {
