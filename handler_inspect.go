@@ -299,8 +299,7 @@ func (in *inspection) answer(status int) {
 // logDecision writes one line for the connection: a warning if a matcher failed,
 // else at debug level.
 func (h *Inspect) logDecision(in *inspection) {
-	var failed *matchError
-	if errors.As(in.failure, &failed) {
+	if failed, ok := in.failure.(*matchError); ok {
 		h.logger.Warn("matcher failed; closing the connection",
 			zap.Stringer("remote", in.conn.RemoteAddr()),
 			zap.String("matcher", failed.matcher),

@@ -503,12 +503,12 @@ func TestRegistry(t *testing.T) {
 }
 
 func TestCause(t *testing.T) {
-	for c := Finished; c <= Killed; c++ {
+	for c := Finished; c <= ResponseTimeout; c++ {
 		if s := c.String(); s == "" || s == "unknown" {
 			t.Errorf("cause %d has no name", c)
 		}
 	}
-	if got := (Killed + 1).String(); got != "unknown" {
+	if got := (ResponseTimeout + 1).String(); got != "unknown" {
 		t.Errorf("got %q, want unknown", got)
 	}
 }
