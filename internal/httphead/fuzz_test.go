@@ -1,9 +1,11 @@
 package httphead
 
 import (
+	"bufio"
 	"bytes"
 	"io"
 	"log"
+	"math"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -161,8 +163,21 @@ func unescape(path []byte) (string, bool) {
 
 // headerOf returns the fields of r as net/http presents them to a handler.
 func headerOf(r *Reader, data []byte) http.Header {
+	h := headerFrom(r.Fields, data)
+	h.Del("Host")
+	h.Del("Transfer-Encoding")
+	if r.Chunked {
+		h.Del("Content-Length")
+		h.Del("Trailer")
+	}
+	return h
+}
+
+// headerFrom returns fields as net/http does, with all those of the framing but
+// equal lengths.
+func headerFrom(fields []Field, data []byte) http.Header {
 	h := http.Header{}
-	for _, f := range r.Fields {
+	for _, f := range fields {
 		value := string(f.Value.Of(data))
 		if f.Folded {
 			lines := strings.Split(value, "\n")
@@ -177,12 +192,6 @@ func headerOf(r *Reader, data []byte) http.Header {
 	}
 	if cc := h["Cache-Control"]; cc == nil && len(h["Pragma"]) > 0 && h["Pragma"][0] == "no-cache" {
 		h["Cache-Control"] = []string{"no-cache"}
-	}
-	h.Del("Host")
-	h.Del("Transfer-Encoding")
-	if r.Chunked {
-		h.Del("Content-Length")
-		h.Del("Trailer")
 	}
 	if length := h["Content-Length"]; len(length) > 1 {
 		h["Content-Length"] = length[:1]
@@ -250,3 +259,176 @@ func (s *server) ServeHTTP(_ http.ResponseWriter, req *http.Request) {
 func (s *server) Accept() (net.Conn, error) { return <-s.conns, nil }
 func (s *server) Close() error              { return nil }
 func (s *server) Addr() net.Addr            { return &net.TCPAddr{} }
+
+// bodyOf follows the body with which data begins, skipping what it may, and
+// returns its content beside what [Body.Read] does.
+func bodyOf(length int64, chunked bool, data []byte) (content []byte, n int, done bool, err error) {
+	var body Body
+	body.Reset(length, chunked)
+	for {
+		if skip := min(body.Left(), int64(len(data)-n)); skip > 0 {
+			body.Skip(skip)
+			content = append(content, data[n:n+int(skip)]...)
+			n += int(skip)
+		}
+		var m int
+		m, done, err = body.Read(data[n:min(n+1, len(data))])
+		n += m
+		if done || err != nil || n == len(data) {
+			return content, n, done, err
+		}
+	}
+}
+
+// FuzzChunks asserts that the pieces in which a chunked body arrives change
+// nothing, and that net/http's server accepts every body that [Chunks] accepts,
+// finds the same end and the same content.
+func FuzzChunks(f *testing.F) {
+	for i, test := range chunkTests {
+		f.Add([]byte(test.in+"0\r\n\r\nGET "), uint(i*7))
+	}
+	f.Fuzz(func(t *testing.T, data []byte, cut uint) {
+		n, done, err := new(Chunks).Read(data)
+		if n > len(data) || done && err != nil || !done && err == nil && n != len(data) {
+			t.Fatalf("%q: got %d, %v, %v", data, n, done, err)
+		}
+		in := string(data)
+		bytewise := make([]int, len(in))
+		for i := range bytewise {
+			bytewise[i] = i
+		}
+		for how, cuts := range map[string][]int{
+			"in two":       {int(cut % uint(len(in)+1))},
+			"byte by byte": bytewise,
+		} {
+			if n2, done2, err2 := follow(t, new(Chunks).Read, in, cuts...); n2 != n || done2 != done || err2 != err {
+				t.Fatalf("%q, %s: got %d, %v, %v, want %d, %v, %v", data, how, n2, done2, err2, n, done, err)
+			}
+		}
+		content, n2, done2, err2 := bodyOf(-1, true, data)
+		if n2 != n || done2 != done || err2 != err {
+			t.Fatalf("%q, skipping: got %d, %v, %v, want %d, %v, %v", data, n2, done2, err2, n, done, err)
+		}
+		if !done {
+			return
+		}
+
+		const post = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+		const next = "GET /next HTTP/1.1\r\nHost: b\r\n\r\n"
+		br := bufio.NewReader(strings.NewReader(post + in[:n] + next))
+		req, err := http.ReadRequest(br)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(req.Body)
+		if err != nil {
+			t.Fatalf("%q: net/http: %v", data[:n], err)
+		}
+		if !bytes.Equal(got, content) {
+			t.Errorf("%q: content %q, net/http %q", data[:n], content, got)
+		}
+		if req.Host != "a" || req.ContentLength != -1 {
+			t.Errorf("%q: net/http: host %q, length %d", data[:n], req.Host, req.ContentLength)
+		}
+		req, err = http.ReadRequest(br)
+		if err != nil || req.RequestURI != "/next" || req.Host != "b" || br.Buffered() != 0 {
+			t.Fatalf("%q: net/http reads after it %+v, %v", data[:n], req, err)
+		}
+	})
+}
+
+// FuzzResponse asserts that the pieces in which a response arrives change
+// nothing, and that net/http's client accepts every response that [Response] and
+// [Body] accept, and reads the same in it.
+func FuzzResponse(f *testing.F) {
+	for i, test := range responseTests {
+		f.Add([]byte(test.in+"\r\n5\r\nhello\r\n0\r\n\r\n"), uint(i*7), uint8(i))
+	}
+	for i, test := range chunkTests {
+		f.Add([]byte(responseField("Transfer-Encoding: chunked")+"\r\n"+test.in), uint(i*7), uint8(0))
+	}
+	f.Add(answer, uint(0), uint8(0))
+	f.Fuzz(func(t *testing.T, data []byte, cut uint, method uint8) {
+		in := string(data)
+		r := readResponse(in)
+		bytewise := new(Response)
+		bytewise.Reset()
+		for i := range data {
+			if bytewise.Read(data[:i+1]) != More {
+				break
+			}
+		}
+		for how, got := range map[string]*Response{
+			"in two":       readResponse(in, int(cut%uint(len(in)+1))),
+			"byte by byte": bytewise,
+		} {
+			if !reflect.DeepEqual(got, r) {
+				t.Fatalf("%q, %s:\ngot  %+v\nwant %+v", data, how, *got, *r)
+			}
+		}
+		switch r.head.verdict {
+		case HTTP, More, Malformed:
+		default:
+			t.Fatalf("%q: %v", data, r.head.verdict)
+		}
+		if (r.head.verdict == Malformed) != (r.Err() != nil) {
+			t.Fatalf("%q: %v with error %v", data, r.head.verdict, r.Err())
+		}
+		if r.head.verdict != HTTP {
+			return
+		}
+
+		head, rest := data[:r.Len], data[r.Len:]
+		req := &http.Request{Method: []string{"GET", "HEAD", "POST"}[method%3]}
+		framing := r.Body([]byte(req.Method))
+		br := bufio.NewReader(bytes.NewReader(data))
+		resp, err := http.ReadResponse(br, req)
+		if err != nil {
+			t.Fatalf("%q: net/http: %v", head, err)
+		}
+		if r.Status != resp.StatusCode || resp.ProtoMajor != 1 || r.Minor != resp.ProtoMinor {
+			t.Errorf("%q: HTTP/1.%d, %d, net/http %s, %d", head, r.Minor, r.Status, resp.Proto, resp.StatusCode)
+		}
+		if got, want := r.Chunked, len(resp.TransferEncoding) > 0; got != want {
+			t.Errorf("%q: chunked %v, net/http %v", head, got, want)
+		}
+		if got, want := r.ContentLength, resp.ContentLength; framing != NoBody && got != want {
+			t.Errorf("%q: length %d, net/http %d", head, got, want)
+		}
+		header := headerFrom(r.Fields, data)
+		header.Del("Transfer-Encoding")
+		if framing == Chunked {
+			header.Del("Content-Length")
+		}
+		if r.Chunked {
+			header.Del("Trailer")
+		}
+		if want := withoutTrailingSpace(resp.Header); !reflect.DeepEqual(header, want) {
+			t.Errorf("%q: fields %q, net/http %q", head, header, want)
+		}
+
+		length, chunked := int64(-1), false
+		switch framing {
+		case Counted:
+			length = r.ContentLength
+		case Chunked:
+			chunked = true
+		case UntilClose:
+			length = math.MaxInt64
+		}
+		content, n, done, bodyErr := bodyOf(length, chunked, rest)
+		if bodyErr != nil {
+			return
+		}
+		got, err := io.ReadAll(resp.Body)
+		if complete := done || framing == UntilClose; complete != (err == nil) {
+			t.Fatalf("%q %q: %v, complete %v, net/http %v", head, rest, framing, complete, err)
+		}
+		if !bytes.Equal(got, content) {
+			t.Errorf("%q %q: content %q, net/http %q", head, rest, content, got)
+		}
+		if left, _ := io.ReadAll(br); done && !bytes.Equal(left, rest[n:]) {
+			t.Errorf("%q %q: %q follow, net/http %q", head, rest, rest[n:], left)
+		}
+	})
+}
