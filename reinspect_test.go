@@ -1,0 +1,634 @@
+package streamprox
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+)
+
+func init() { caddy.RegisterModule(new(elsewhere)) }
+
+// elsewhere is a destination that is not the HTTP server. It answers with what it has
+// read, once that ends in the empty line of a head, and closes.
+type elsewhere struct {
+	// Name begins the answer.
+	Name string `json:"name"`
+}
+
+func (*elsewhere) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "layer4.handlers.elsewhere", New: func() caddy.Module { return new(elsewhere) }}
+}
+
+func (e *elsewhere) Handle(cx *layer4.Connection, _ layer4.Handler) error {
+	var head []byte
+	for b := make([]byte, 1); !strings.HasSuffix(string(head), "\r\n\r\n"); head = append(head, b...) {
+		if _, err := cx.Read(b); err != nil {
+			return nil
+		}
+	}
+	line, _, _ := strings.Cut(string(head), "\r\n")
+	content := e.Name + " " + line
+	_, _ = fmt.Fprintf(cx, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(content), content)
+	return nil
+}
+
+// routedServer is a real net/http server behind inspect.
+type routedServer struct {
+	inspect *Inspect
+	server  *http.Server
+	address string
+
+	mu     sync.Mutex
+	served []string // the request targets that reached the handler
+}
+
+// newRoutedServer starts a server whose requests come through inspect with the given
+// options and, before the route to the server, routes, both in JSON.
+func newRoutedServer(t *testing.T, options, routes, httpApp string, handler http.HandlerFunc) *routedServer {
+	t.Helper()
+	return newRoutedServerIdle(t, options, routes, httpApp, 0, handler)
+}
+
+// newRoutedServerIdle does it with an idle timeout of the server.
+func newRoutedServerIdle(t *testing.T, options, routes, httpApp string, idle time.Duration, handler http.HandlerFunc) *routedServer {
+	t.Helper()
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	t.Cleanup(cancel)
+	module, err := ctx.LoadModuleByID("layer4.handlers.inspect", json.RawMessage(
+		`{`+options+`"routes":[`+routes+`{"match":[{"inspected":["http"]}],"handle":[{"handler":"http_app"`+httpApp+`}]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &routedServer{inspect: module.(*Inspect)}
+	s.inspect.logger = zap.NewNop()
+	host := strings.ToLower(strings.NewReplacer("/", "-", " ", "-", ",", "").Replace(t.Name()))
+	for _, route := range s.inspect.Routes {
+		for _, h := range route.handlers {
+			if app, ok := h.(*HTTPApp); ok {
+				app.targets = func() (*httpListeners, error) {
+					return &httpListeners{name: host, plain: host + ":80"}, nil
+				}
+			}
+		}
+	}
+
+	s.server = &http.Server{IdleTimeout: idle, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.served = append(s.served, r.RequestURI)
+		s.mu.Unlock()
+		handler(w, r)
+	})}
+	virtual := listenVirtually(t, host)
+	var running sync.WaitGroup
+	running.Go(func() { _ = s.server.Serve(virtual) })
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.address = ln.Addr().String()
+	running.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() {
+				defer conn.Close()
+				_ = s.inspect.Handle(layer4.WrapConnection(conn, nil, zap.NewNop()), endOfChain)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		s.server.Close()
+		running.Wait()
+	})
+	return s
+}
+
+// dial connects to the server, for at most a while.
+func (s *routedServer) dial(t *testing.T) *net.TCPConn {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	return conn.(*net.TCPConn)
+}
+
+// sawOnly fails unless those targets, in that order, have reached the handler.
+func (s *routedServer) sawOnly(t *testing.T, want ...string) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if got := strings.Join(s.served, " "); got != strings.Join(want, " ") {
+		t.Errorf("the server saw %q, want %q", s.served, want)
+	}
+}
+
+// readResponse returns status and content of the next response.
+func readResponse(t *testing.T, r *bufio.Reader) string {
+	t.Helper()
+	response, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return err.Error()
+	}
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		return fmt.Sprintf("%d %s (%v)", response.StatusCode, content, err)
+	}
+	return fmt.Sprintf("%d %s", response.StatusCode, strings.TrimSuffix(string(content), "\n"))
+}
+
+// isEnd reports whether got says that the connection has ended. A server that closes
+// with bytes unread resets.
+func isEnd(got string) bool {
+	return strings.HasSuffix(got, "EOF") || strings.HasSuffix(got, "connection reset by peer")
+}
+
+// echoHandler reads the content, unless the target says not to, and answers with it.
+func echoHandler(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/ignore") {
+		_, _ = io.WriteString(w, r.RequestURI)
+		return
+	}
+	content, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	_, _ = fmt.Fprintf(w, "%s %s%s", r.RequestURI, content, r.Trailer.Get("X-Sum"))
+}
+
+const elsewhereRoute = `{"match":[{"http_request":[{"path":["/a/*"]}]}],"handle":[{"handler":"elsewhere","name":"a"}]},`
+
+// TestReinspect sends requests on one connection, and reads what comes back: whole, in
+// two packets at every cut, and byte by byte.
+func TestReinspect(t *testing.T) {
+	const get = " HTTP/1.1\r\nHost: h\r\n\r\n"
+	tests := []struct {
+		name string
+		in   string
+		want []string
+		saw  []string
+	}{
+		{"one request", "GET /1" + get, []string{"200 /1 "}, []string{"/1"}},
+		{"kept", "GET /1" + get + "GET /2" + get + "GET /3" + get, []string{"200 /1 ", "200 /2 ", "200 /3 "}, []string{"/1", "/2", "/3"}},
+		{"leaves", "GET /1" + get + "GET /a/2" + get, []string{"200 /1 ", "200 a GET /a/2 HTTP/1.1", "EOF"}, []string{"/1"}},
+		{"leaves after several", "GET /1" + get + "GET /2" + get + "GET /a/3" + get, []string{"200 /1 ", "200 /2 ", "200 a GET /a/3 HTTP/1.1"}, []string{"/1", "/2"}},
+		{"content counted", "POST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhelloGET /2" + get, []string{"200 /1 hello", "200 /2 "}, []string{"/1", "/2"}},
+		{"content that looks like a request", "POST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 33\r\n\r\nGET /a/deny HTTP/1.1\r\nHost: h\r\n\r\nGET /a/2" + get,
+			[]string{"200 /1 GET /a/deny HTTP/1.1\r\nHost: h\r\n\r", "200 a GET /a/2 HTTP/1.1"}, []string{"/1"}},
+		{"content chunked", "POST /1 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\nGET /a/2" + get,
+			[]string{"200 /1 hello", "200 a GET /a/2 HTTP/1.1"}, []string{"/1"}},
+		{"content with a trailer", "POST /1 HTTP/1.1\r\nHost: h\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nX-Sum: !\r\n\r\nGET /2" + get,
+			[]string{"200 /1 hello!", "200 /2 "}, []string{"/1", "/2"}},
+		{"content ignored", "POST /ignore HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhelloGET /a/2" + get, []string{"200 /ignore", "200 a GET /a/2 HTTP/1.1"}, []string{"/ignore"}},
+		{"nothing follows a broken chunk", "POST /ignore HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\nGET /a/2" + get, []string{"200 /ignore", "EOF"}, []string{"/ignore"}},
+		{"malformed second", "GET /1" + get + "GET /x/../a HTTP/1.1\r\nHost: h\r\n\r\n", []string{"200 /1 ", "400 400 Bad Request", "EOF"}, []string{"/1"}},
+		{"two hosts in the second", "GET /1" + get + "GET /2 HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n", []string{"200 /1 ", "400 400 Bad Request", "EOF"}, []string{"/1"}},
+		{"preface of HTTP/2 second", "GET /1" + get + "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", []string{"200 /1 ", "400 400 Bad Request", "EOF"}, []string{"/1"}},
+		{"CONNECT second", "GET /1" + get + "CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n", []string{"200 /1 ", "501 501 Not Implemented", "EOF"}, []string{"/1"}},
+		{"the client asks to close", "GET /1 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\nGET /2" + get, []string{"200 /1 ", "EOF"}, []string{"/1"}},
+		{"HTTP/1.0", "GET /1 HTTP/1.0\r\n\r\n", []string{"200 /1 ", "EOF"}, []string{"/1"}},
+		{"HTTP/1.0 kept", "GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /a/2 HTTP/1.0\r\n\r\n", []string{"200 /1 ", "200 a GET /a/2 HTTP/1.0"}, []string{"/1"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for _, pieces := range piecesOf(test.in) {
+				s := newRoutedServer(t, "", elsewhereRoute, "", echoHandler)
+				conn := s.dial(t)
+				go func() {
+					for _, piece := range pieces {
+						_, _ = io.WriteString(conn, piece)
+					}
+				}()
+				r := bufio.NewReader(conn)
+				for i, want := range test.want {
+					got := readResponse(t, r)
+					if want == "EOF" && isEnd(got) {
+						continue
+					}
+					if got != want {
+						t.Errorf("%d pieces: response %d: got %q, want %q", len(pieces), i+1, got, want)
+					}
+				}
+				s.sawOnly(t, test.saw...)
+			}
+		})
+	}
+}
+
+// piecesOf returns in as a whole, in two, and byte by byte.
+func piecesOf(in string) [][]string {
+	pieces := [][]string{{in}, strings.Split(in, "")}
+	for cut := 1; cut < len(in); cut += 1 + len(in)/12 {
+		pieces = append(pieces, []string{in[:cut], in[cut:]})
+	}
+	return pieces
+}
+
+// TestReinspectBehindASlowResponse checks that a request which arrives while a handler
+// runs waits for its response, wherever it goes.
+func TestReinspectBehindASlowResponse(t *testing.T) {
+	for _, next := range []string{"/2", "/a/2"} {
+		t.Run(next, func(t *testing.T) {
+			running, finish := make(chan struct{}), make(chan struct{})
+			s := newRoutedServer(t, "", elsewhereRoute, "", func(w http.ResponseWriter, r *http.Request) {
+				if r.RequestURI == "/slow" {
+					close(running)
+					<-finish
+				}
+				if err := r.Context().Err(); err != nil {
+					t.Errorf("%s: %v", r.RequestURI, err)
+				}
+				_, _ = io.WriteString(w, r.RequestURI)
+			})
+			conn := s.dial(t)
+			_, _ = io.WriteString(conn, "GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+			<-running
+			_, _ = io.WriteString(conn, "GET "+next+" HTTP/1.1\r\nHost: h\r\n\r\n")
+			// The server notices the bytes, and must not take them for the client's end.
+			time.Sleep(20 * time.Millisecond)
+			close(finish)
+			r := bufio.NewReader(conn)
+			if got := readResponse(t, r); got != "200 /slow" {
+				t.Errorf("got %q first", got)
+			}
+			want := "200 " + next
+			if next == "/a/2" {
+				want = "200 a GET /a/2 HTTP/1.1"
+			}
+			if got := readResponse(t, r); got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// TestReinspectNoticesAClientThatLeaves checks that the context of a request is
+// cancelled when the client goes away, also one that has sent a part of another head.
+func TestReinspectNoticesAClientThatLeaves(t *testing.T) {
+	for name, more := range map[string]string{"silent": "", "within a head": "GET /2 HT"} {
+		t.Run(name, func(t *testing.T) {
+			running, cancelled := make(chan struct{}), make(chan struct{})
+			s := newRoutedServer(t, "", "", "", func(_ http.ResponseWriter, r *http.Request) {
+				close(running)
+				<-r.Context().Done()
+				close(cancelled)
+			})
+			conn := s.dial(t)
+			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+			<-running
+			_, _ = io.WriteString(conn, more)
+			_ = conn.SetLinger(0)
+			conn.Close()
+			select {
+			case <-cancelled:
+			case <-time.After(30 * time.Second):
+				t.Error("the context was not cancelled")
+			}
+		})
+	}
+}
+
+// TestReinspectHijack checks that a hijacked connection is the hijacker's, with what
+// the client has sent ahead.
+func TestReinspectHijack(t *testing.T) {
+	for name, early := range map[string]string{"nothing ahead": "", "a frame ahead": "\x81\x85frame", "a request ahead": "GET /a/2 HTTP/1.1\r\nHost: h\r\n\r\n"} {
+		t.Run(name, func(t *testing.T) {
+			s := newRoutedServer(t, "", elsewhereRoute, "", func(w http.ResponseWriter, _ *http.Request) {
+				conn, rw, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
+				_, _ = io.Copy(conn, rw)
+			})
+			conn := s.dial(t)
+			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"+early)
+			_, _ = io.WriteString(conn, "GET /a/3 HTTP/1.1\r\nHost: h\r\n\r\n")
+			_ = conn.CloseWrite()
+			got, err := io.ReadAll(conn)
+			want := "HTTP/1.1 101 Switching Protocols\r\n\r\n" + early + "GET /a/3 HTTP/1.1\r\nHost: h\r\n\r\n"
+			if string(got) != want || err != nil {
+				t.Errorf("got %q (%v), want %q", got, err, want)
+			}
+			s.sawOnly(t, "/")
+		})
+	}
+}
+
+// TestReinspectExpect checks that a client which waits for 100 gets it, and that one
+// that is refused does not have its content taken for a request.
+func TestReinspectExpect(t *testing.T) {
+	const head = " HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+	s := newRoutedServer(t, "", elsewhereRoute, "", echoHandler)
+	conn := s.dial(t)
+	r := bufio.NewReader(conn)
+	_, _ = io.WriteString(conn, "POST /1"+head)
+	if line, err := r.ReadString('\n'); line != "HTTP/1.1 100 Continue\r\n" {
+		t.Fatalf("got %q (%v)", line, err)
+	}
+	_, _ = r.ReadString('\n')
+	_, _ = io.WriteString(conn, "hello")
+	if got := readResponse(t, r); got != "200 /1 hello" {
+		t.Errorf("got %q", got)
+	}
+	_, _ = io.WriteString(conn, "POST /ignore"+head)
+	if got := readResponse(t, r); got != "200 /ignore" {
+		t.Errorf("got %q", got)
+	}
+	_, _ = io.WriteString(conn, "GET /a/3 HTTP/1.1\r\nHost: h\r\n\r\n")
+	if got := readResponse(t, r); !isEnd(got) {
+		t.Errorf("after content that was not sent: got %q, want the end", got)
+	}
+	s.sawOnly(t, "/1", "/ignore")
+}
+
+// TestReinspectClocks checks which clock holds where: the server's for a client that is
+// idle, inspect's from the first byte of the next head on.
+func TestReinspectClocks(t *testing.T) {
+	s := newRoutedServerIdle(t, `"timeout":"50ms","silent_timeout":"50ms",`, elsewhereRoute, "", 30*time.Second, echoHandler)
+	conn := s.dial(t)
+	r := bufio.NewReader(conn)
+	request := func(text, want string) {
+		t.Helper()
+		_, _ = io.WriteString(conn, text)
+		if got := readResponse(t, r); got != want {
+			t.Errorf("after %q: got %q, want %q", text, got, want)
+		}
+	}
+	request("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n", "200 /1 ")
+	time.Sleep(150 * time.Millisecond) // idle for longer than inspect would wait
+	request("GET /2 HTTP/1.1\r\nHost: h\r\n\r\n", "200 /2 ")
+	request("GET /3 HT", "408 408 Request Timeout")
+
+	s = newRoutedServerIdle(t, "", "", "", 50*time.Millisecond, echoHandler)
+	conn = s.dial(t)
+	r = bufio.NewReader(conn)
+	request("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n", "200 /1 ")
+	if _, err := r.ReadByte(); err != io.EOF {
+		t.Errorf("idle for too long: got %v, want the end", err)
+	}
+}
+
+// TestReinspectTimeoutBehindASlowResponse checks that a head which takes too long while
+// a handler runs does not end that, and is answered after it.
+func TestReinspectTimeoutBehindASlowResponse(t *testing.T) {
+	running, finish := make(chan struct{}), make(chan struct{})
+	s := newRoutedServer(t, `"timeout":"30ms",`, "", "", func(w http.ResponseWriter, r *http.Request) {
+		close(running)
+		<-finish
+		_, _ = fmt.Fprint(w, r.Context().Err())
+	})
+	conn := s.dial(t)
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-running
+	_, _ = io.WriteString(conn, "GET /2 HT")
+	time.Sleep(100 * time.Millisecond) // longer than the head may take
+	close(finish)
+	r := bufio.NewReader(conn)
+	if got := readResponse(t, r); got != "200 <nil>" {
+		t.Errorf("got %q, want the handler undisturbed", got)
+	}
+	if got := readResponse(t, r); got != "408 408 Request Timeout" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestReinspectShutdown checks that an idle connection is closed by the server's
+// shutdown, and one that is busy after its response.
+func TestReinspectShutdown(t *testing.T) {
+	running, finish := make(chan struct{}), make(chan struct{})
+	s := newRoutedServer(t, "", elsewhereRoute, "", func(w http.ResponseWriter, r *http.Request) {
+		if r.RequestURI == "/slow" {
+			close(running)
+			<-finish
+		}
+		_, _ = io.WriteString(w, r.RequestURI)
+	})
+	idle, busy := s.dial(t), s.dial(t)
+	ri, rb := bufio.NewReader(idle), bufio.NewReader(busy)
+	_, _ = io.WriteString(idle, "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n")
+	if got := readResponse(t, ri); got != "200 /1" {
+		t.Errorf("got %q", got)
+	}
+	_, _ = io.WriteString(busy, "GET /slow HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-running
+	var down sync.WaitGroup
+	down.Go(func() { _ = s.server.Shutdown(t.Context()) })
+	if got := readResponse(t, ri); !isEnd(got) {
+		t.Errorf("idle: got %q, want the end", got)
+	}
+	close(finish)
+	if got := readResponse(t, rb); got != "200 /slow" {
+		t.Errorf("busy: got %q", got)
+	}
+	if got := readResponse(t, rb); !isEnd(got) {
+		t.Errorf("busy: got %q, want the end", got)
+	}
+	down.Wait()
+	s.sawOnly(t, "/1", "/slow")
+}
+
+// TestReinspectEndsWithItsConfiguration checks that a connection whose routes are gone
+// ends at the next request.
+func TestReinspectEndsWithItsConfiguration(t *testing.T) {
+	s := newRoutedServer(t, "", elsewhereRoute, "", echoHandler)
+	conn := s.dial(t)
+	r := bufio.NewReader(conn)
+	_, _ = io.WriteString(conn, "POST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n")
+	_ = s.inspect.Cleanup()
+	_, _ = io.WriteString(conn, "hello")
+	if got := readResponse(t, r); got != "200 /1 hello" {
+		t.Errorf("got %q", got)
+	}
+	_, _ = io.WriteString(conn, "GET /a/2 HTTP/1.1\r\nHost: h\r\n\r\n")
+	if got := readResponse(t, r); !isEnd(got) {
+		t.Errorf("got %q, want the end", got)
+	}
+}
+
+// TestReuseOfHTTPApp checks the values that are not the default.
+func TestReuseOfHTTPApp(t *testing.T) {
+	const two = "GET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /a/2 HTTP/1.1\r\nHost: h\r\n\r\n"
+	tests := []struct {
+		reuse string
+		in    string
+		want  []string
+		saw   []string
+	}{
+		{"pin", two, []string{"200 /1 ", "200 /a/2 "}, []string{"/1", "/a/2"}},
+		{"close", two, []string{"200 /1 ", "EOF"}, []string{"/1"}},
+		{"close", "GET /1 HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n\r\nGET /3 HTTP/1.1\r\nHost: h\r\n\r\n", []string{"200 /1 ", "EOF"}, []string{"/1"}},
+		{"close", "POST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhelloGET /3 HTTP/1.1\r\nHost: h\r\n\r\n", []string{"200 /1 hello", "EOF"}, []string{"/1"}},
+		{"close", "GET /1 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nGET /3 HTTP/1.1\r\nHost: h\r\n\r\n", []string{"200 /1 ", "EOF"}, []string{"/1"}},
+		{"reinspect", two, []string{"200 /1 ", "200 a GET /a/2 HTTP/1.1"}, []string{"/1"}},
+	}
+	for _, test := range tests {
+		t.Run(test.reuse, func(t *testing.T) {
+			for _, pieces := range piecesOf(test.in) {
+				s := newRoutedServer(t, "", elsewhereRoute, `,"reuse":"`+test.reuse+`"`, echoHandler)
+				conn := s.dial(t)
+				go func() {
+					for _, piece := range pieces {
+						_, _ = io.WriteString(conn, piece)
+					}
+				}()
+				r := bufio.NewReader(conn)
+				for _, want := range test.want {
+					got := readResponse(t, r)
+					if want == "EOF" && isEnd(got) {
+						continue
+					}
+					if got != want {
+						t.Errorf("%q in %d pieces: got %q, want %q", test.in, len(pieces), got, want)
+					}
+				}
+				s.sawOnly(t, test.saw...)
+			}
+		})
+	}
+}
+
+// readLog is a connection that notes what net/http's server does with it.
+type readLog struct {
+	net.Conn
+	mu  sync.Mutex
+	log []string
+}
+
+func (c *readLog) note(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.log) == 0 || c.log[len(c.log)-1] != what {
+		c.log = append(c.log, what)
+	}
+}
+
+func (c *readLog) has(what string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return strings.Contains(strings.Join(c.log, "\n")+"\n", what+"\n")
+}
+
+func (c *readLog) Read(p []byte) (int, error) {
+	if len(p) == 1 {
+		c.note("reads one byte")
+	} else {
+		c.note("reads")
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *readLog) Write(p []byte) (int, error) {
+	c.note("writes")
+	return c.Conn.Write(p)
+}
+
+func (c *readLog) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) {
+		c.note("interrupts")
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+func (c *readLog) SetDeadline(t time.Time) error {
+	c.note("sets both deadlines")
+	return c.Conn.SetDeadline(t)
+}
+
+// TestServerReads holds net/http's server to what reinspectConn relies on.
+func TestServerReads(t *testing.T) {
+	listener := listenVirtually(t, "server-reads")
+	running, finish := make(chan string), make(chan struct{})
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.RequestURI == "/ignore" {
+			_, _ = io.WriteString(w, "ignored")
+			return
+		}
+		_, _ = io.ReadAll(r.Body)
+		running <- r.RequestURI
+		<-finish
+		if r.RequestURI == "/hijack" {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conn.Close()
+		}
+	})}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(listener) })
+	defer serving.Wait()
+	defer server.Close()
+
+	client, conn := net.Pipe()
+	defer client.Close()
+	log := &readLog{Conn: conn}
+	if err := network.deliver("server-reads:80", log, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(client)
+	wait := func(what string) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); !log.has(what); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the server never %s: %q", what, log.log)
+			}
+		}
+	}
+	step := func(want ...string) {
+		t.Helper()
+		log.mu.Lock()
+		defer log.mu.Unlock()
+		if got := strings.Join(log.log, ", "); got != strings.Join(want, ", ") {
+			t.Errorf("the server %s, want %s", got, strings.Join(want, ", "))
+		}
+		log.log = nil
+	}
+
+	first := []string{"reads"}
+	for _, request := range []string{
+		"GET /get HTTP/1.1\r\nHost: h\r\n\r\n",
+		"POST /post HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
+		"POST /chunked HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+	} {
+		_, _ = io.WriteString(client, request)
+		<-running
+		wait("reads one byte")
+		finish <- struct{}{}
+		if got := readResponse(t, r); got != "200 " {
+			t.Fatalf("got %q", got)
+		}
+		wait("interrupts\nreads")
+		step(append(first, "reads one byte", "writes", "interrupts", "reads")...)
+		first = nil // the read that brings the next request has begun
+	}
+
+	_, _ = io.WriteString(client, "GET /hijack HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-running
+	wait("reads one byte")
+	finish <- struct{}{}
+	wait("sets both deadlines")
+	step("reads one byte", "interrupts", "sets both deadlines")
+}
