@@ -1,6 +1,8 @@
 package streamprox
 
 import (
+	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -233,6 +235,156 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	h.Upstreams, h.LoadBalancing = proxy.Upstreams, proxy.LoadBalancing
 	return nil
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	rewrite_head {
+//		host          <host>
+//		header        [+]<name> <value>
+//		header        -<name>
+//		strip_prefix  <path>
+//		forwarded     [trusted <cidr...>]
+//	}
+//
+// The option header may be repeated: a name alone is replaced, one after a plus sign
+// added, one after a minus sign removed.
+func (h *RewriteHead) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume handler name
+	if d.NextArg() {
+		return d.Errf("rewrite_head takes no arguments, only a block; unexpected '%s'", d.Val())
+	}
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if option != "header" {
+			if err := once(d, seen); err != nil {
+				return err
+			}
+		}
+		var err error
+		switch option {
+		case "host":
+			h.Host, err = one(d)
+			if err == nil {
+				err = inOption(d, option, checkHost(h.Host))
+			}
+		case "header":
+			err = h.unmarshalHeader(d, seen)
+		case "strip_prefix":
+			h.StripPrefix, err = one(d)
+			if err == nil {
+				err = inOption(d, option, checkPrefix(h.StripPrefix))
+			}
+		case "forwarded":
+			err = h.unmarshalForwarded(d)
+		default:
+			err = d.Errf("unrecognized rewrite_head option '%s': use host, header, strip_prefix or forwarded", option)
+		}
+		if err == nil {
+			err = endOfOption(d, option)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if h.empty() {
+		return d.WrapErr(errEditsNothing)
+	}
+	return nil
+}
+
+// unmarshalHeader reads one header option. seen holds the names that were given
+// before, with what is done to them.
+func (h *RewriteHead) unmarshalHeader(d *caddyfile.Dispenser, seen map[string]bool) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Errf("option 'header' needs a field, as in 'header Origin http://example.org', or 'header -Cookie' to remove one")
+	}
+	field, values := args[0], args[1:]
+	name, removed := strings.CutPrefix(field, "-")
+	name, added := strings.CutPrefix(name, "+")
+	added = added && !removed
+	switch {
+	case removed && len(values) > 0:
+		return d.Errf("option 'header %s' removes the field and takes no value; unexpected '%s'", field, values[0])
+	case !removed && len(values) == 0:
+		return d.Errf("option 'header %s' needs a value; to remove the field use '-%s'", field, name)
+	case !removed && len(values) > 1:
+		return d.Errf("option 'header %s' takes one value; unexpected '%s'; put a value with spaces in quotes", field, values[1])
+	}
+	if key := "header " + strings.ToLower(field); !added {
+		if seen[key] {
+			return d.Errf("duplicate option 'header %s'; to add a field use '+%s'", field, name)
+		}
+		seen[key] = true
+	}
+	if h.Header == nil {
+		h.Header = new(HeaderEdits)
+	}
+	edits := h.Header
+	if removed {
+		edits.Delete = append(edits.Delete, name)
+		return inOption(d, "header", checkDeletedName(name))
+	}
+	if err := inOption(d, "header", checkWrittenName(name)); err != nil {
+		return err
+	}
+	if err := inOption(d, "header", checkFieldValue(values[0])); err != nil {
+		return err
+	}
+	if !added {
+		edits.Set = withField(edits.Set, name, values[0])
+		return nil
+	}
+	for known := range edits.Add {
+		if strings.EqualFold(known, name) {
+			name = known // one list for a name
+		}
+	}
+	edits.Add = withField(edits.Add, name, values[0])
+	return nil
+}
+
+// withField appends a value, under the name as it is spelled.
+func withField(fields http.Header, name, value string) http.Header {
+	if fields == nil {
+		fields = make(http.Header)
+	}
+	fields[name] = append(fields[name], value)
+	return fields
+}
+
+// unmarshalForwarded reads the option forwarded.
+func (h *RewriteHead) unmarshalForwarded(d *caddyfile.Dispenser) error {
+	h.Forwarded = new(ForwardedFields)
+	if !d.NextArg() {
+		return nil
+	}
+	if d.Val() != "trusted" {
+		return d.Errf("option 'forwarded': unexpected '%s': use 'forwarded' alone or 'forwarded trusted <cidr...>'", d.Val())
+	}
+	h.Forwarded.Trusted = d.RemainingArgs()
+	if len(h.Forwarded.Trusted) == 0 {
+		return d.Errf("option 'forwarded': trusted needs at least one network, as in 'forwarded trusted 10.0.0.0/8'")
+	}
+	for i, network := range h.Forwarded.Trusted {
+		if _, err := caddyhttp.CIDRExpressionToPrefix(network); err != nil {
+			return inOption(d, "forwarded", err)
+		}
+		if slices.Contains(h.Forwarded.Trusted[:i], network) {
+			return d.Errf("option 'forwarded': duplicate network '%s'", network)
+		}
+	}
+	return nil
+}
+
+// inOption adds the option and the place to an error.
+func inOption(d *caddyfile.Dispenser, option string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return d.WrapErr(fmt.Errorf("option '%s': %w", option, err))
 }
 
 // UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:

@@ -314,7 +314,7 @@ func (h *HTTPApp) hand(in *inspection, conn net.Conn, pending []byte, closed fun
 
 // reuse returns how a connection that begins as inspected is used.
 func (h *HTTPApp) reuse(in *inspection) reuse {
-	if in == nil || in.outcome != OutcomeHTTP || in.options.LineOnly {
+	if in == nil || in.outcome != OutcomeHTTP || in.head.Options().LineOnly {
 		return reusePin
 	}
 	reuse, _ := parseReuse(h.Reuse, reuseReinspect) // checked by Provision

@@ -274,7 +274,7 @@ func (h *Relay) reuse(in *inspection) reuse {
 			h.logger.Info("only the first request of a connection is routed: it comes here without inspect")
 		})
 		return reusePin
-	case in.outcome != OutcomeHTTP, in.options.LineOnly:
+	case in.outcome != OutcomeHTTP, in.head.Options().LineOnly:
 		return reusePin
 	default:
 		return reuseClose

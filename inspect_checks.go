@@ -14,7 +14,7 @@ import (
 
 // What inspect refuses or warns of when a configuration is loaded.
 
-// checkUntilLine refuses matchers that look for what has not arrived when the
+// checkUntilLine refuses matchers and handlers that need what has not arrived when the
 // request line alone is awaited.
 func (h *Inspect) checkUntilLine() error {
 	if !h.head.LineOnly {
@@ -23,6 +23,9 @@ func (h *Inspect) checkUntilLine() error {
 	for i, route := range h.Routes {
 		if name := looksBeyondLine(route.MatcherSetsRaw, route.HandlersRaw); name != "" {
 			return fmt.Errorf("route %d: http_request %s needs the header fields, which 'until line' does not wait for; use 'until headers'", i, name)
+		}
+		if rewritesHead(route.HandlersRaw) {
+			return fmt.Errorf("route %d: rewrite_head edits the whole head, which 'until line' does not wait for; use 'until headers'", i)
 		}
 	}
 	return nil
@@ -61,6 +64,31 @@ func looksBeyondLine(sets []caddy.ModuleMap, handlers []json.RawMessage) string 
 		}
 	}
 	return ""
+}
+
+// rewritesHead reports whether rewrite_head is among the handlers of a route, also in
+// subroutes, before another inspect that reads a head of its own.
+func rewritesHead(handlers []json.RawMessage) bool {
+	for _, raw := range handlers {
+		var handler struct {
+			Handler string  `json:"handler"`
+			Routes  []Route `json:"routes"`
+		}
+		if json.Unmarshal(raw, &handler) != nil {
+			continue
+		}
+		switch handler.Handler {
+		case "rewrite_head":
+			return true
+		case "inspect":
+			return false
+		case "subroute":
+			if slices.ContainsFunc(handler.Routes, func(r Route) bool { return rewritesHead(r.HandlersRaw) }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // checkHTTP2 refuses a configuration that would turn away every browser: as a

@@ -71,7 +71,6 @@ type bounds struct {
 type inspection struct {
 	inspect *Inspect // whose routes decide
 	bounds  bounds
-	options httphead.Options // of head
 	conn    net.Conn
 	data    []byte // every byte received; connections that replay it share it
 	packets int
@@ -81,8 +80,10 @@ type inspection struct {
 	decided bool // outcome is certain
 
 	started   time.Time
-	deadline  time.Time // for the whole head; zero before the first byte
-	exhausted bool      // nothing more can be read within the bounds
+	deadline  time.Time     // for the whole head; zero before the first byte
+	took      time.Duration // from started until the last read ended
+	exhausted bool          // nothing more can be read within the bounds
+	added     int           // how many bytes of data are not from the client, but from rewrite_head
 
 	// later is that a request came before on the connection; limit, unless nil, sets
 	// its read deadline for this inspection, with the zero time while it is silent.
@@ -166,11 +167,12 @@ var errClientGone = errors.New("client went away")
 // newInspection returns the inspection of conn, of which data has been received; parent
 // is the connection as layer4 has it.
 func newInspection(h *Inspect, parent *layer4.Connection, conn net.Conn, data []byte, later bool) *inspection {
-	in := &inspection{inspect: h, bounds: h.bounds, options: h.head, conn: conn, data: data, later: later, parent: parent}
+	in := &inspection{inspect: h, bounds: h.bounds, conn: conn, data: data, later: later, parent: parent}
 	in.origin = in
-	in.options.Later = later
 	in.head.Fields = in.fields[:0]
-	in.head.Reset(in.options)
+	options := h.head
+	options.Later = later
+	in.head.Reset(options)
 	in.started = time.Now()
 	if len(data) > 0 {
 		in.packets = 1
@@ -182,7 +184,7 @@ func newInspection(h *Inspect, parent *layer4.Connection, conn net.Conn, data []
 // following returns the inspection of the request that follows on conn, of which data
 // has been received.
 func (in *inspection) following(conn net.Conn, data []byte) *inspection {
-	return newInspection(in.inspect, in.parent, conn, data, true)
+	return newInspection(in.inspect, in.origin.parent, conn, data, true)
 }
 
 // begin reads until the outcome is certain. An error is errClientGone.
@@ -209,7 +211,7 @@ func (in *inspection) certain() bool {
 	if !in.decided {
 		switch {
 		case len(in.data) > 0 && in.recognize():
-			in.decided = true
+			in.end(in.outcome)
 		case in.full():
 			in.end(OutcomeTooLarge)
 		}
@@ -218,7 +220,10 @@ func (in *inspection) certain() bool {
 }
 
 // end makes o the outcome.
-func (in *inspection) end(o Outcome) { in.outcome, in.decided = o, true }
+func (in *inspection) end(o Outcome) {
+	in.outcome, in.decided = o, true
+	in.stop()
+}
 
 // recognize sets the outcome if the bytes received allow it.
 func (in *inspection) recognize() bool {
@@ -248,6 +253,7 @@ func (in *inspection) more() (bool, error) {
 		return false, nil
 	}
 	err := in.read()
+	in.stop()
 	if err == nil {
 		in.forked = nil // its bytes are not all any more
 		return true, nil

@@ -35,10 +35,10 @@
 //	}
 //
 // A connection passes through the package in one direction: handler_inspect.go
-// reads its head and chooses a route; handler_http_app.go hands it to a listener of
-// the virtual network (listener.go), or handler_relay.go dials an upstream and
-// hands both ends to the engine in internal/relay. replay.go moves the bytes that
-// were buffered on the way.
+// reads its head and chooses a route; handler_rewrite.go edits the head, where a route
+// asks for it; handler_http_app.go hands the connection to a listener of the virtual
+// network (listener.go), or handler_relay.go dials an upstream and hands both ends to
+// the engine in internal/relay. replay.go moves the bytes that were buffered on the way.
 package streamprox
 
 import (
@@ -50,6 +50,7 @@ func init() {
 	caddy.RegisterModule(new(Inspect))
 	caddy.RegisterModule(new(HTTPApp))
 	caddy.RegisterModule(new(Relay))
+	caddy.RegisterModule(new(RewriteHead))
 	caddy.RegisterModule(new(MatchHTTPRequest))
 	caddy.RegisterModule(new(MatchInspected))
 

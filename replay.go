@@ -37,10 +37,11 @@ func drain(cx *layer4.Connection) (pending []byte, conn net.Conn) {
 }
 
 // fork returns a connection that first reads pending, which it owns from now on,
-// and then conn. It has the context, the variables and the placeholders of cx, but
-// none of what caddy-l4's http matcher remembers of an earlier request: that
-// matcher keeps its request for the life of a connection, so a second request would
-// be matched as the first one.
+// and then conn. It has the context, the variables and the placeholders of cx, and
+// before those the ones of the inspection among its variables; but none of what
+// caddy-l4's http matcher remembers of an earlier request: that matcher keeps its
+// request for the life of a connection, so a second request would be matched as the
+// first one.
 func fork(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connection {
 	forked := layer4.WrapConnection(conn, pending, cx.Logger)
 
@@ -58,6 +59,11 @@ func fork(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connecti
 		repl.Set(layer4.ConnWrapTimeReplKey, started)
 	}
 	repl.Map(func(key string) (any, bool) {
+		if in, ok := vars[inspectionVar].(*inspection); ok {
+			if value, known := in.placeholder(key); known {
+				return value, true
+			}
+		}
 		if strings.HasPrefix(key, stockHTTPReplPrefix) {
 			return nil, false
 		}

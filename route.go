@@ -74,7 +74,22 @@ func (r *Route) provision(ctx caddy.Context) error {
 	for _, module := range loaded.([]any) {
 		r.handlers = append(r.handlers, module.(layer4.NextHandler))
 	}
+	r.inPlace = onlyEdits(r.handlers)
 	return nil
+}
+
+// onlyEdits reports whether handlers only edit heads on their way to the HTTP app.
+func onlyEdits(handlers []layer4.NextHandler) bool {
+	for i, handler := range handlers {
+		switch handler.(type) {
+		case *RewriteHead:
+		case *HTTPApp:
+			return i == len(handlers)-1
+		default:
+			return false
+		}
+	}
+	return false
 }
 
 // newMatcherSet orders the matchers of a set by what they cost: the outcome, which

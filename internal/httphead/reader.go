@@ -273,6 +273,9 @@ func (r *Reader) Err() error {
 	return r.err
 }
 
+// Options returns the options given to Reset.
+func (r *Reader) Options() Options { return r.opts }
+
 // Lookup returns the value of the first field of that name, and how many
 // fields have it. Letter case does not matter. data is what Read was given.
 func (r *Reader) Lookup(data []byte, name string) (value []byte, n int) {

@@ -1,0 +1,544 @@
+package streamprox
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/streamprox/caddy-streamprox/internal/httphead"
+)
+
+// RewriteHead edits the head of the HTTP request that inspect has read, before it is
+// replayed. What it does not edit stays byte for byte as it was received, and so does
+// what follows the head. Handlers after it, and the matchers of their routes, see the
+// edited request.
+//
+// All values take placeholders, which stand for the request as it was received. If one
+// brings a line break or NUL into the head, or makes it one that inspect would not
+// accept, the request is answered with 400. A stream that is not HTTP is closed.
+type RewriteHead struct {
+	// The new value of Host, and of the host in a target that has one. Default: as
+	// received.
+	Host string `json:"host,omitempty"`
+
+	// Edits of other header fields.
+	Header *HeaderEdits `json:"header,omitempty"`
+
+	// A prefix, of whole segments, to take from the path. It is compared without regard
+	// to letter case and, where it has no percent-encoding itself, with the decoded
+	// path. A path without the prefix stays as it is.
+	StripPrefix string `json:"strip_prefix,omitempty"`
+
+	// Tell the server where the request came from, in X-Forwarded-For, -Host and
+	// -Proto. Default: these fields are passed on as the client sent them.
+	Forwarded *ForwardedFields `json:"forwarded,omitempty"`
+
+	set, add []fieldEdit
+	trusted  []netip.Prefix
+
+	closed  atomic.Uint64 // streams without a head
+	closing throttledLog
+	logger  *zap.Logger
+}
+
+// HeaderEdits are edits of header fields, made in this order: delete, set, add. The
+// letter case of names does not matter.
+type HeaderEdits struct {
+	// The fields to remove.
+	Delete []string `json:"delete,omitempty"`
+
+	// Fields that replace those of the same name, at the place of the first one.
+	Set http.Header `json:"set,omitempty"`
+
+	// Fields to add to those that are there.
+	Add http.Header `json:"add,omitempty"`
+}
+
+// ForwardedFields sets X-Forwarded-For to the address of the peer, X-Forwarded-Host to
+// the host that the request asked for, and X-Forwarded-Proto to `https` if TLS was
+// terminated on the way, else `http`. What the client itself sent in these fields, in
+// Forwarded and X-Real-IP is removed, also under names in which `_` or `.` stands for a
+// hyphen.
+type ForwardedFields struct {
+	// The networks, as CIDR, or addresses of proxies that are believed: theirs is the
+	// beginning of X-Forwarded-For, and X-Forwarded-Host and -Proto stay if they have
+	// sent them. Default: none.
+	Trusted []string `json:"trusted,omitempty"`
+}
+
+// fieldEdit is the values that a field gets.
+type fieldEdit struct {
+	name   string
+	values []string
+}
+
+// CaddyModule returns the Caddy module information.
+func (*RewriteHead) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.handlers.rewrite_head",
+		New: func() caddy.Module { return new(RewriteHead) },
+	}
+}
+
+// Provision checks the edits.
+func (h *RewriteHead) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	if h.empty() {
+		return errEditsNothing
+	}
+	if h.Host != "" {
+		if err := checkHost(h.Host); err != nil {
+			return fmt.Errorf("host: %w", err)
+		}
+	}
+	if h.StripPrefix != "" {
+		if err := checkPrefix(h.StripPrefix); err != nil {
+			return fmt.Errorf("strip_prefix: %w", err)
+		}
+	}
+	if h.Header != nil {
+		if err := h.provisionHeader(); err != nil {
+			return fmt.Errorf("header: %w", err)
+		}
+	}
+	if h.Forwarded != nil {
+		for _, network := range h.Forwarded.Trusted {
+			prefix, err := caddyhttp.CIDRExpressionToPrefix(network)
+			if err != nil {
+				return fmt.Errorf("forwarded: trusted: %w", err)
+			}
+			h.trusted = append(h.trusted, prefix)
+		}
+	}
+	return nil
+}
+
+func (h *RewriteHead) provisionHeader() error {
+	deleted := make(map[string]bool)
+	for _, name := range h.Header.Delete {
+		if err := checkDeletedName(name); err != nil {
+			return fmt.Errorf("delete: %w", err)
+		}
+		if deleted[strings.ToLower(name)] {
+			return fmt.Errorf("delete: %s is there twice", name)
+		}
+		deleted[strings.ToLower(name)] = true
+	}
+	var err error
+	if h.set, err = fieldEdits(h.Header.Set); err != nil {
+		return fmt.Errorf("set: %w", err)
+	}
+	if h.add, err = fieldEdits(h.Header.Add); err != nil {
+		return fmt.Errorf("add: %w", err)
+	}
+	return nil
+}
+
+// fieldEdits returns the fields in the order of their names, since a JSON object has
+// none.
+func fieldEdits(fields http.Header) ([]fieldEdit, error) {
+	var edits []fieldEdit
+	seen := make(map[string]bool)
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		values := fields[name]
+		if err := checkWrittenName(name); err != nil {
+			return nil, err
+		}
+		if seen[strings.ToLower(name)] {
+			return nil, fmt.Errorf("%s is there twice, in different letter case", name)
+		}
+		seen[strings.ToLower(name)] = true
+		if len(values) == 0 {
+			return nil, fmt.Errorf("%s has no value; to remove it use delete", name)
+		}
+		for _, value := range values {
+			if err := checkFieldValue(value); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		edits = append(edits, fieldEdit{name, values})
+	}
+	return edits, nil
+}
+
+var errEditsNothing = errors.New("rewrite_head edits nothing: give it host, header, strip_prefix or forwarded")
+
+// empty reports whether there is nothing to edit.
+func (h *RewriteHead) empty() bool {
+	return h.Host == "" && h.StripPrefix == "" && h.Forwarded == nil &&
+		(h.Header == nil || len(h.Header.Delete)+len(h.Header.Set)+len(h.Header.Add) == 0)
+}
+
+// Handle implements layer4.NextHandler. It returns when next has, or after a stream
+// that it cannot edit, which caddy-l4 then closes.
+func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
+	in := inspectionOf(cx)
+	if in == nil || in.outcome != OutcomeHTTP || in.head.Options().LineOnly {
+		h.closing.warn(h.logger, "closing a stream on which inspect has read no request head for rewrite_head to edit", h.closed.Add(1))
+		return nil
+	}
+	method := in.method()
+	head, err := h.edit(cx, in)
+	pending, conn := drain(cx)
+	if err == nil {
+		// Matchers since inspect may have read on: pending is what it saw and more.
+		var edited *inspection
+		if edited, err = in.rewritten(cx, conn, append(head, pending[in.head.Len:]...)); err == nil {
+			return next.Handle(edited.stream())
+		}
+	}
+	h.logger.Debug("request head refused after its edits", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+	answer(conn, http.StatusBadRequest, method == http.MethodHead)
+	return nil
+}
+
+// rewritten returns the inspection of an edited request: data holds its head and what
+// follows, and belongs to it from now on. Its stream goes on from cx, whose bytes have
+// been drained, with those of conn. An error says why inspect would not have accepted
+// the head.
+func (in *inspection) rewritten(cx *layer4.Connection, conn net.Conn, data []byte) (*inspection, error) {
+	edited := new(inspection)
+	*edited = *in
+	edited.parent, edited.conn = cx, conn
+	edited.data, edited.added = data, in.added+len(data)-len(in.data)
+	edited.forked, edited.http = nil, httpRequest{}
+	edited.head = httphead.Reader{Fields: edited.fields[:0]}
+	edited.head.Reset(in.head.Options())
+	switch edited.head.Read(data) {
+	case httphead.HTTP:
+		return edited, nil
+	case httphead.Malformed:
+		return nil, edited.head.Err()
+	default:
+		return nil, errors.New("no request head")
+	}
+}
+
+// headLine is a line of a head. A line of a field has its name.
+type headLine struct {
+	name []byte
+	text []byte // with its line end
+}
+
+// headLines are the field lines of a head while they are edited.
+type headLines []headLine
+
+// edit returns the edited head, in memory of its own. An error names the value that
+// would break it.
+func (h *RewriteHead) edit(cx *layer4.Connection, in *inspection) ([]byte, error) {
+	values := valueReplacer{repl: cx.Replacer()}
+	line := in.head.Line(-1).Of(in.data)
+	var lines headLines
+	end := in.head.Line(-1).End
+	for i, f := range in.head.Fields {
+		span := in.head.Line(i)
+		lines = append(lines, headLine{f.Name.Of(in.data), span.Of(in.data)})
+		end = span.End
+	}
+
+	if h.Forwarded != nil {
+		lines = h.forward(lines, cx, in)
+	}
+	host := values.replace("host", h.Host)
+	if h.Host != "" {
+		lines = lines.set("Host", host)
+	}
+	if h.Host != "" || h.StripPrefix != "" {
+		line = editedLine(in, host, values.replace("strip_prefix", h.StripPrefix))
+	}
+	if h.Header != nil {
+		for _, name := range h.Header.Delete {
+			lines = lines.delete(name)
+		}
+	}
+	for _, edit := range h.set {
+		lines = lines.set(edit.name, values.all(edit)...)
+	}
+	for _, edit := range h.add {
+		lines = lines.add(edit.name, values.all(edit)...)
+	}
+	if values.err != nil {
+		return nil, values.err
+	}
+
+	head := slices.Clone(line)
+	for _, l := range lines {
+		head = append(head, l.text...)
+	}
+	return append(head, in.data[end:in.head.Len]...), nil
+}
+
+// editedLine returns the request line with another host in the target, if that has one,
+// and without the prefix of its path.
+func editedLine(in *inspection, host, prefix string) []byte {
+	head, data := &in.head, in.data
+	line := head.Line(-1).Of(data)
+	edited := make([]byte, 0, len(line)+len(host)+1)
+	from := uint32(0)
+	if inTarget := head.Host.Start >= head.Target.Start && head.Host.End <= head.Target.End; host != "" && inTarget {
+		edited = append(edited, data[:head.Host.Start]...)
+		edited = append(edited, host...)
+		from = head.Host.End
+	}
+	if path := head.Path.Of(data); prefix != "" && len(path) > 0 {
+		edited = append(edited, data[from:head.Path.Start]...)
+		edited = append(edited, stripPrefix(string(path), prefix)...)
+		from = head.Path.End
+	}
+	return append(edited, line[from:]...)
+}
+
+// stripPrefix returns path without a prefix of whole segments and with one slash at its
+// beginning, or as it is if it does not have the prefix. Bytes are compared as Caddy's
+// own strip_prefix compares them: without regard to letter case, and decoded where the
+// prefix has no percent-encoding.
+func stripPrefix(path, prefix string) string {
+	prefix = strings.TrimRight(prefix, "/")
+	i := 0
+	for j := range len(prefix) {
+		if i == len(path) {
+			return path
+		}
+		c, n := path[i], 1
+		if isEscape(path[i:]) && !isEscape(prefix[j:]) {
+			c, n = hexDigit(path[i+1])<<4|hexDigit(path[i+2]), 3
+		}
+		if lowerASCII(c) != lowerASCII(prefix[j]) {
+			return path
+		}
+		i += n
+	}
+	rest := path[i:]
+	if prefix == "" || rest != "" && rest[0] != '/' {
+		return path
+	}
+	return "/" + strings.TrimLeft(rest, "/")
+}
+
+// isEscape reports whether s begins with a percent-encoding.
+func isEscape(s string) bool {
+	return len(s) >= 3 && s[0] == '%' && hexDigit(s[1]) <= 15 && hexDigit(s[2]) <= 15
+}
+
+// The fields of ForwardedFields.
+const (
+	forwardedFor   = "X-Forwarded-For"
+	forwardedHost  = "X-Forwarded-Host"
+	forwardedProto = "X-Forwarded-Proto"
+)
+
+// forward sets the fields that tell where a request came from.
+func (h *RewriteHead) forward(lines headLines, cx *layer4.Connection, in *inspection) headLines {
+	peer, hasPeer := peerAddress(cx.RemoteAddr())
+	trusted := hasPeer && slices.ContainsFunc(h.trusted, func(p netip.Prefix) bool { return p.Contains(peer) })
+
+	var chain []string
+	if trusted {
+		for _, f := range in.head.Fields {
+			if value := fieldValue(in.data, f); value != "" && foldEqual(f.Name.Of(in.data), forwardedFor) {
+				chain = append(chain, value)
+			}
+		}
+	}
+	lines = slices.DeleteFunc(lines, func(l headLine) bool {
+		if trusted && (foldEqual(l.name, forwardedHost) || foldEqual(l.name, forwardedProto)) {
+			return false
+		}
+		switch unaliased(string(l.name)) {
+		case "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded", "x-real-ip":
+			return true
+		default:
+			return false
+		}
+	})
+
+	if hasPeer {
+		lines = lines.add(forwardedFor, strings.Join(append(chain, peer.String()), ", "))
+	}
+	if host := in.head.Host.Of(in.data); len(host) > 0 && !lines.has(forwardedHost) {
+		lines = lines.add(forwardedHost, string(host))
+	}
+	if !lines.has(forwardedProto) {
+		proto := "http"
+		if tlsTerminated(cx, in.conn) {
+			proto = "https"
+		}
+		lines = lines.add(forwardedProto, proto)
+	}
+	return lines
+}
+
+// peerAddress returns the IP address of a peer. One on a Unix socket has none.
+func peerAddress(peer net.Addr) (netip.Addr, bool) {
+	if peer == nil {
+		return netip.Addr{}, false
+	}
+	addrPort, err := netip.ParseAddrPort(peer.String())
+	return addrPort.Addr().Unmap().WithZone(""), err == nil
+}
+
+// unaliased returns a field name in the spelling under which CGI and the like make it
+// the same variable as its aliases: they cannot tell a hyphen from an underscore, and
+// some not from a dot.
+func unaliased(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '_' || r == '.' {
+			return '-'
+		}
+		return r
+	}, strings.ToLower(name))
+}
+
+func (l headLines) has(name string) bool {
+	return slices.ContainsFunc(l, func(line headLine) bool { return foldEqual(line.name, name) })
+}
+
+func (l headLines) delete(name string) headLines {
+	return slices.DeleteFunc(l, func(line headLine) bool { return foldEqual(line.name, name) })
+}
+
+// set puts the values in the place of the first field of that name and removes the
+// others, or adds them at the end.
+func (l headLines) set(name string, values ...string) headLines {
+	first := slices.IndexFunc(l, func(line headLine) bool { return foldEqual(line.name, name) })
+	if first < 0 {
+		return l.add(name, values...)
+	}
+	rest := slices.Clone(l[first:]).delete(name)
+	return append(l[:first].add(name, values...), rest...)
+}
+
+func (l headLines) add(name string, values ...string) headLines {
+	for _, value := range values {
+		l = append(l, headLine{name: []byte(name), text: []byte(name + ": " + value + "\r\n")})
+	}
+	return l
+}
+
+// valueReplacer replaces placeholders in values, and keeps the first error.
+type valueReplacer struct {
+	repl *caddy.Replacer
+	err  error
+}
+
+// replace returns the value of that name in the configuration. Whatever a client has put
+// into it, it adds no line to the head.
+func (r *valueReplacer) replace(name, value string) string {
+	value = r.repl.ReplaceAll(value, "")
+	if r.err == nil && strings.ContainsAny(value, lineBreaks) {
+		r.err = fmt.Errorf("%s: CR, LF or NUL in the value", name)
+	}
+	return value
+}
+
+func (r *valueReplacer) all(edit fieldEdit) []string {
+	values := make([]string, len(edit.values))
+	for i, value := range edit.values {
+		values[i] = r.replace(edit.name, value)
+	}
+	return values
+}
+
+// lineBreaks are the bytes that end a field line, or a string in C.
+const lineBreaks = "\r\n\x00"
+
+// checkHost returns an error for a host that no inspection would accept.
+func checkHost(host string) error {
+	if dynamic(host) && !strings.ContainsAny(host, lineBreaks) {
+		return nil
+	}
+	var head httphead.Reader
+	head.Reset(httphead.Options{Lenient: true})
+	request := []byte("GET / HTTP/1.1\r\nHost: " + host + "\r\n\r\n")
+	if head.Read(request) != httphead.HTTP || len(head.Fields) != 1 || host == "" {
+		return fmt.Errorf("%q is no host, as in echo.example.org or 10.0.0.5:8080", host)
+	}
+	return nil
+}
+
+// checkPrefix returns an error for a prefix that is not one of segments.
+func checkPrefix(prefix string) error {
+	switch {
+	case prefix == "" || prefix[0] != '/':
+		return fmt.Errorf("%q does not begin with a slash, as in /echo", prefix)
+	case strings.Trim(prefix, "/") == "":
+		return fmt.Errorf("%q names no segment, as in /echo", prefix)
+	case strings.ContainsAny(prefix, lineBreaks):
+		return fmt.Errorf("%q holds what no path can", prefix)
+	default:
+		return nil
+	}
+}
+
+// untouchable holds the fields, as unaliased, that are not for a configuration to
+// change, and why.
+var untouchable = map[string]string{
+	"content-length":    framesBody,
+	"transfer-encoding": framesBody,
+	"trailer":           framesBody,
+	"connection":        ofConnection,
+	"keep-alive":        ofConnection,
+	"proxy-connection":  ofConnection,
+	"te":                ofConnection,
+	"upgrade":           ofConnection,
+	"http2-settings":    ofConnection,
+	"expect":            "it decides when the client sends the body",
+	"host":              "use 'host', which edits the request target too",
+}
+
+const (
+	framesBody   = "it says where the body ends, and the body is sent on as it is"
+	ofConnection = "it is about the connection, which the next handler looks after"
+)
+
+// checkFieldName returns an error for what is no field name or a field that must stay.
+func checkFieldName(name, unaliased string) error {
+	if !httpguts.ValidHeaderFieldName(name) {
+		return fmt.Errorf("%q is not a field name", name)
+	}
+	if why, ok := untouchable[unaliased]; ok {
+		return fmt.Errorf("%s cannot be edited: %s", name, why)
+	}
+	return nil
+}
+
+// checkWrittenName is checkFieldName for a field that is set or added: an alias counts
+// as what it stands for.
+func checkWrittenName(name string) error { return checkFieldName(name, unaliased(name)) }
+
+// checkDeletedName is checkFieldName for a field that is removed. Caddy's header
+// directive takes wildcards there; taken as a name it would remove nothing.
+func checkDeletedName(name string) error {
+	if strings.Contains(name, "*") {
+		return fmt.Errorf("%q: there are no wildcards; name each field", name)
+	}
+	return checkFieldName(name, strings.ToLower(name))
+}
+
+// checkFieldValue returns an error for a value that no head can hold.
+func checkFieldValue(value string) error {
+	if !httpguts.ValidHeaderFieldValue(value) {
+		return fmt.Errorf("%q holds what no field value can", value)
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner     = (*RewriteHead)(nil)
+	_ caddyfile.Unmarshaler = (*RewriteHead)(nil)
+	_ layer4.NextHandler    = (*RewriteHead)(nil)
+)

@@ -1,0 +1,100 @@
+package streamprox
+
+import (
+	"bytes"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/streamprox/caddy-streamprox/internal/httphead"
+)
+
+// The placeholders of an inspected connection. Those of the request have the prefix
+// under which caddy-l4's http matcher sets its host.
+const (
+	inspectReplPrefix = layer4.AppReplPrefix + "inspect."
+	httpReplPrefix    = stockHTTPReplPrefix
+	headerReplPrefix  = httpReplPrefix + "header."
+)
+
+// placeholder returns the value of a placeholder, and whether it is one of those that
+// an inspection serves.
+func (in *inspection) placeholder(key string) (value any, known bool) {
+	if name, ok := strings.CutPrefix(key, inspectReplPrefix); ok {
+		return in.ownPlaceholder(name)
+	}
+	if in.outcome != OutcomeHTTP || !strings.HasPrefix(key, httpReplPrefix) {
+		return nil, false
+	}
+	if name, ok := strings.CutPrefix(key, headerReplPrefix); ok {
+		return fieldValues(in.data, &in.head, name, ","), true
+	}
+	switch key[len(httpReplPrefix):] {
+	case "method":
+		return in.method(), true
+	case "host":
+		return string(in.head.Host.Of(in.data)), true
+	case "path":
+		path := string(in.head.Path.Of(in.data))
+		if decoded, err := url.PathUnescape(path); err == nil {
+			path = decoded
+		}
+		return path, true
+	case "query":
+		return string(in.head.Query.Of(in.data)), true
+	case "uri":
+		return string(in.head.Target.Of(in.data)), true
+	case "version":
+		if in.head.Minor == 0 {
+			return "HTTP/1.0", true
+		}
+		return "HTTP/1.1", true
+	default:
+		return nil, false
+	}
+}
+
+// ownPlaceholder returns what the placeholder {l4.inspect.<name>} stands for.
+func (in *inspection) ownPlaceholder(name string) (value any, known bool) {
+	switch name {
+	case "outcome":
+		return in.outcome.String(), true
+	case "bytes":
+		return len(in.data) - in.added, true
+	case "duration":
+		return in.took, true
+	default:
+		return nil, false
+	}
+}
+
+// stop notes how long the inspection has taken.
+func (in *inspection) stop() { in.took = time.Since(in.started) }
+
+// fieldValues returns the values of all the fields of that name. Letter case does not
+// matter.
+func fieldValues(data []byte, head *httphead.Reader, name, separator string) string {
+	var values []string
+	for _, f := range head.Fields {
+		if foldEqual(f.Name.Of(data), name) {
+			values = append(values, fieldValue(data, f))
+		}
+	}
+	return strings.Join(values, separator)
+}
+
+// fieldValue returns the value of a field, as net/http reads it: with one space for
+// each line break of obs-fold (RFC 9112 section 5.2).
+func fieldValue(data []byte, f httphead.Field) string {
+	value := f.Value.Of(data)
+	if !f.Folded {
+		return string(value)
+	}
+	lines := bytes.Split(value, []byte("\n"))
+	for i, line := range lines {
+		lines[i] = bytes.Trim(line, " \t\r")
+	}
+	return string(bytes.Join(lines, []byte(" ")))
+}
