@@ -289,7 +289,7 @@ func (h *HTTPApp) fallThrough(cx *layer4.Connection, in *inspection, conn net.Co
 	setTLSState(stream)
 	stream.Conn = h.hand(in, conn, pending, func(successor *inspection) {
 		if successor != nil {
-			go in.inspect.carryOn(successor)
+			go successor.inspect.carryOn(successor)
 		}
 	})
 	return next.Handle(stream)

@@ -181,11 +181,13 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 // route. An error is errClientGone, or that of a TLS handshake that Caddy has left to
 // whoever reads first.
 func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
+	outer := inspectionOf(cx)
 	data, conn := drain(cx)
 	if err := finishHandshake(conn); err != nil {
 		return nil, err
 	}
 	in := newInspection(h, cx, conn, data, false)
+	in.outer = outer
 	if err := in.begin(); err != nil {
 		return nil, err
 	}
@@ -204,11 +206,16 @@ func (h *Inspect) decide(in *inspection) {
 func (h *Inspect) run(in *inspection, next layer4.Handler) error {
 	for {
 		err := h.dispatch(in, next)
-		if in.successor == nil {
+		switch successor := in.successor; {
+		case successor == nil:
 			return err
+		case successor.inspect != h:
+			in.outer.origin.successor = successor
+			return nil
+		default:
+			// The chain around inspect has had its turn.
+			in, next = successor, endOfChain
 		}
-		// The chain around inspect has had its turn.
-		in, next = in.successor, endOfChain
 	}
 }
 

@@ -101,6 +101,8 @@ type inspection struct {
 	origin    *inspection
 	successor *inspection
 
+	outer *inspection // that of the same request by an inspect around this one, or nil
+
 	parent *layer4.Connection // the connection that is inspected
 	forked *layer4.Connection // the one for matchers and handlers, once somebody needs it
 	http   httpRequest        // what http_request matchers make of the head
@@ -182,9 +184,13 @@ func newInspection(h *Inspect, parent *layer4.Connection, conn net.Conn, data []
 }
 
 // following returns the inspection of the request that follows on conn, of which data
-// has been received.
+// has been received. The outermost inspect has the say again.
 func (in *inspection) following(conn net.Conn, data []byte) *inspection {
-	return newInspection(in.inspect, in.origin.parent, conn, data, true)
+	first := in.origin
+	for first.outer != nil {
+		first = first.outer.origin
+	}
+	return newInspection(first.inspect, first.parent, conn, data, true)
 }
 
 // begin reads until the outcome is certain. An error is errClientGone.

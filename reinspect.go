@@ -166,22 +166,22 @@ func (c *reinspectConn) advance() error {
 		return err
 	}
 	next := c.next
-	inspect.decide(next)
-	if next.outcome != OutcomeHTTP || next.failure != nil || next.route != c.in.route || next.route < 0 {
+	next.inspect.decide(next)
+	if next.inspect != inspect || next.outcome != OutcomeHTTP || next.route < 0 || next.route != c.in.route {
 		return c.leave(next)
 	}
 	switch route := inspect.Routes[next.route]; {
+	case !route.inPlace:
+		return c.leave(next)
 	case len(route.handlers) == 1:
 		c.begin(next, next.data, next.head.Len)
-	case route.inPlace:
+	default:
 		// The handlers before http_app run for this request too.
 		next.server = c
 		_ = route.handle(next.stream(), endOfChain)
 		if c.next != nil {
 			return io.EOF // one of them has answered it
 		}
-	default:
-		return c.leave(next)
 	}
 	c.enter(delivering)
 	return nil

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,6 +50,8 @@ type routedServer struct {
 	inspect *Inspect
 	server  *http.Server
 	address string
+
+	opened atomic.Int64 // connections that reached the server
 
 	mu     sync.Mutex
 	served []string // the request targets that reached the handler
@@ -90,6 +93,11 @@ func newRoutedServerIdle(t *testing.T, options, routes, httpApp string, idle tim
 		s.mu.Unlock()
 		handler(w, r)
 	})}
+	s.server.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			s.opened.Add(1)
+		}
+	}
 	virtual := listenVirtually(t, host)
 	var running sync.WaitGroup
 	running.Go(func() { _ = s.server.Serve(virtual) })
@@ -241,6 +249,30 @@ func piecesOf(in string) [][]string {
 		pieces = append(pieces, []string{in[:cut], in[cut:]})
 	}
 	return pieces
+}
+
+// TestReinspectEditsInPlace checks that each request is edited as its route says, on one
+// connection to the server, and that one which cannot be edited is the last.
+func TestReinspectEditsInPlace(t *testing.T) {
+	route := `{"match":[{"http_request":[{"path":["/x/*"]}]}],"handle":[
+		{"handler":"rewrite_head","strip_prefix":"/x","header":{"set":{"X-Tag":["{l4.http.query}"]}}},{"handler":"http_app"}]},`
+	s := newRoutedServer(t, "", elsewhereRoute+route, "", func(w http.ResponseWriter, r *http.Request) {
+		content, _ := io.ReadAll(r.Body)
+		_, _ = fmt.Fprintf(w, "%s %s %s", r.RequestURI, r.Header.Get("X-Tag"), content)
+	})
+	conn := s.dial(t)
+	r := bufio.NewReader(conn)
+	const host = " HTTP/1.1\r\nHost: h\r\n"
+	_, _ = io.WriteString(conn, "GET /x/1?a"+host+"\r\nPOST /x/2?b"+host+"X-Tag: mine\r\nContent-Length: 5\r\n\r\nhelloGET /x/3?c"+host+"\r\nGET /4"+host+"\r\n")
+	for _, want := range []string{"200 /1?a a ", "200 /2?b b hello", "200 /3?c c ", "200 /4  "} {
+		if got := readResponse(t, r); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if got := s.opened.Load(); got != 2 {
+		t.Errorf("got %d connections to the server, want one for each route", got)
+	}
+	s.sawOnly(t, "/1?a", "/2?b", "/3?c", "/4")
 }
 
 // TestReinspectBehindASlowResponse checks that a request which arrives while a handler
