@@ -54,7 +54,7 @@ const (
 	// sends a reset, which may destroy the response (RFC 9112 section 9.6).
 	discardLimit = 256 << 10
 
-	// lingerTimeout bounds the time for the latter.
+	// lingerTimeout bounds the latter in time.
 	lingerTimeout = 2 * time.Second
 
 	// holdLimit bounds, in bytes, what a client may send ahead of the answer to its
@@ -250,8 +250,8 @@ func (e *exchange) hold(src source) (tunnel bool) {
 
 // discard reads and drops what the client sends, which also tells when it goes away.
 func (e *exchange) discard(src source) {
-	for range 2 {
-		for left := int64(discardLimit); left > 0; {
+	for _, limit := range [...]int64{discardLimit, e.lingerLimit()} {
+		for left := limit; left > 0; {
 			p, err := src.read(left)
 			left -= int64(len(p))
 			giveBack(p)
@@ -266,6 +266,16 @@ func (e *exchange) discard(src source) {
 		}
 		<-e.over
 	}
+}
+
+// lingerLimit bounds, in bytes, what is dropped after the response. A client in the middle
+// of its request fills all buffers on the way before it looks for a response, so then it
+// is only bounded in time.
+func (e *exchange) lingerLimit() int64 {
+	if e.complete.Load() {
+		return discardLimit
+	}
+	return math.MaxInt64
 }
 
 // receive is the flow down: interim responses, and the final one. It ends with the
@@ -391,7 +401,7 @@ func (e *exchange) passBody(src source, framing httphead.Framing, r *httphead.Re
 			return false
 		case err != nil, done, readErr == nil:
 		case readErr != io.EOF || lostPeer(e.Upstream):
-			e.fail(e.down.src, readErr)
+			e.abortFor(e.down.src, readErr)
 			return false
 		case framing == httphead.UntilClose:
 			return true
@@ -400,7 +410,7 @@ func (e *exchange) passBody(src source, framing httphead.Framing, r *httphead.Re
 		}
 	}
 	if err != nil {
-		e.end(BadResponse, err)
+		e.abort(BadResponse, err, 0)
 		return false
 	}
 	return true
