@@ -186,7 +186,7 @@ func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 	if err := finishHandshake(conn); err != nil {
 		return nil, err
 	}
-	in := newInspection(h, cx, conn, data, false)
+	in := newInspection(h, cx, conn, data)
 	in.outer = outer
 	if err := in.begin(); err != nil {
 		return nil, err

@@ -168,8 +168,15 @@ var errClientGone = errors.New("client went away")
 
 // newInspection returns the inspection of conn, of which data has been received; parent
 // is the connection as layer4 has it.
-func newInspection(h *Inspect, parent *layer4.Connection, conn net.Conn, data []byte, later bool) *inspection {
-	in := &inspection{inspect: h, bounds: h.bounds, conn: conn, data: data, later: later, parent: parent}
+func newInspection(h *Inspect, parent *layer4.Connection, conn net.Conn, data []byte) *inspection {
+	in := new(inspection)
+	in.init(h, parent, conn, data, false)
+	return in
+}
+
+// init makes in new.
+func (in *inspection) init(h *Inspect, parent *layer4.Connection, conn net.Conn, data []byte, later bool) {
+	*in = inspection{inspect: h, bounds: h.bounds, conn: conn, data: data, later: later, parent: parent}
 	in.origin = in
 	in.head.Fields = in.fields[:0]
 	options := h.head
@@ -180,17 +187,16 @@ func newInspection(h *Inspect, parent *layer4.Connection, conn net.Conn, data []
 		in.packets = 1
 		in.deadline = in.started.Add(in.bounds.timeout)
 	}
-	return in
 }
 
-// following returns the inspection of the request that follows on conn, of which data
+// follow makes next the inspection of the request that follows on conn, of which data
 // has been received. The outermost inspect has the say again.
-func (in *inspection) following(conn net.Conn, data []byte) *inspection {
+func (in *inspection) follow(next *inspection, conn net.Conn, data []byte) {
 	first := in.origin
 	for first.outer != nil {
 		first = first.outer.origin
 	}
-	return newInspection(first.inspect, first.parent, conn, data, true)
+	next.init(first.inspect, first.parent, conn, data, true)
 }
 
 // begin reads until the outcome is certain. An error is errClientGone.

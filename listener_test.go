@@ -20,7 +20,7 @@ type numberedConn struct {
 }
 
 // listenVirtually opens a generation of the listener on host:80.
-func listenVirtually(t *testing.T, host string) *listener {
+func listenVirtually(t testing.TB, host string) *listener {
 	t.Helper()
 	l, err := listen(context.Background(), networkName, host, "80", 0, net.ListenConfig{})
 	if err != nil {

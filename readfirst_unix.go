@@ -52,20 +52,23 @@ var firstReads = sync.Pool{New: func() any {
 
 // tryRead reads once. It returns false if the poller is to wait for the socket.
 func (r *firstRead) tryRead(fd uintptr) bool {
-	buf := make([]byte, min(firstBuffer, r.limit))
+	buf := takeFirst(r.limit)
 	n, err := syscall.Read(int(fd), buf)
 	for err == syscall.EINTR {
 		n, err = syscall.Read(int(fd), buf)
 	}
-	switch {
-	case err == syscall.EAGAIN:
+	if n > 0 {
+		r.buf = buf[:n]
+		return true
+	}
+	giveFirst(buf)
+	switch err {
+	case syscall.EAGAIN:
 		return false
-	case err != nil:
-		r.err = os.NewSyscallError("read", err)
-	case n == 0:
+	case nil:
 		r.err = io.EOF
 	default:
-		r.buf = buf[:n]
+		r.err = os.NewSyscallError("read", err)
 	}
 	return true
 }

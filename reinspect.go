@@ -29,12 +29,15 @@ type reinspectConn struct {
 	left   func(*inspection) // is told what follows, when the server has been shown the end and has closed
 
 	// What Read has to do, of which there is one call at a time.
-	in       *inspection   // of the message
-	body     httphead.Body // follows the message's body
-	complete bool          // the message has been read; the bytes to deliver are in pending
-	broken   error         // why the rest of the message cannot be read
-	rest     []byte        // what was read beyond the message
-	next     *inspection   // of the request after it, once somebody has asked for it
+	in       *inspection           // of the message
+	body     httphead.Body         // follows the message's body
+	complete bool                  // the message has been read; the bytes to deliver are in pending
+	broken   error                 // why the rest of the message cannot be read
+	rest     []byte                // what was read beyond the message
+	next     *inspection           // of the request after it, once somebody has asked for it
+	shared   bool                  // the buffer of next begins as that of in
+	spare    *inspection           // to be used again
+	limit    func(time.Time) error // setHeadDeadline
 
 	mu           sync.Mutex
 	wake         sync.Cond // when the server interrupts or closes
@@ -71,6 +74,7 @@ func newReinspectConn(in *inspection, conn net.Conn, data []byte, headLen int, s
 		left:       closed,
 	}
 	c.wake.L = &c.mu
+	c.limit = c.setHeadDeadline
 	c.begin(in, data, headLen)
 	return c
 }
@@ -174,6 +178,7 @@ func (c *reinspectConn) advance() error {
 	case !route.inPlace:
 		return c.leave(next)
 	case len(route.handlers) == 1:
+		c.retire(c.in)
 		c.begin(next, next.data, next.head.Len)
 	default:
 		// The handlers before http_app run for this request too.
@@ -187,6 +192,18 @@ func (c *reinspectConn) advance() error {
 	return nil
 }
 
+// retire keeps the inspection of a request that has been delivered, and its buffer, for
+// another one, unless somebody else may have them.
+func (c *reinspectConn) retire(in *inspection) {
+	if !in.later || in.forked != nil || in.origin != in {
+		return
+	}
+	if !c.shared {
+		giveFirst(in.data)
+	}
+	c.spare = in
+}
+
 // resume delivers the request in, which the handlers of the route have brought back.
 func (c *reinspectConn) resume(in *inspection, data []byte) {
 	c.begin(in, data, in.head.Len)
@@ -196,8 +213,12 @@ func (c *reinspectConn) resume(in *inspection, data []byte) {
 // connection, or the server's interruption.
 func (c *reinspectConn) readNext() error {
 	if c.next == nil {
-		c.next = c.in.following(c.Conn, c.rest)
-		c.next.limit = c.setHeadDeadline
+		if c.next, c.spare = c.spare, nil; c.next == nil {
+			c.next = new(inspection)
+		}
+		c.in.follow(c.next, c.Conn, c.rest)
+		c.next.limit = c.limit
+		c.shared = len(c.rest) > 0
 		c.rest = nil
 	}
 	for next := c.next; !next.certain(); {

@@ -2,6 +2,7 @@ package streamprox
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -52,6 +53,7 @@ type routedServer struct {
 	address string
 
 	opened atomic.Int64 // connections that reached the server
+	record atomic.Bool
 
 	mu     sync.Mutex
 	served []string // the request targets that reached the handler
@@ -59,13 +61,13 @@ type routedServer struct {
 
 // newRoutedServer starts a server whose requests come through inspect with the given
 // options and, before the route to the server, routes, both in JSON.
-func newRoutedServer(t *testing.T, options, routes, httpApp string, handler http.HandlerFunc) *routedServer {
+func newRoutedServer(t testing.TB, options, routes, httpApp string, handler http.HandlerFunc) *routedServer {
 	t.Helper()
 	return newRoutedServerIdle(t, options, routes, httpApp, 0, handler)
 }
 
 // newRoutedServerIdle does it with an idle timeout of the server.
-func newRoutedServerIdle(t *testing.T, options, routes, httpApp string, idle time.Duration, handler http.HandlerFunc) *routedServer {
+func newRoutedServerIdle(t testing.TB, options, routes, httpApp string, idle time.Duration, handler http.HandlerFunc) *routedServer {
 	t.Helper()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	t.Cleanup(cancel)
@@ -76,6 +78,7 @@ func newRoutedServerIdle(t *testing.T, options, routes, httpApp string, idle tim
 	}
 	s := &routedServer{inspect: module.(*Inspect)}
 	s.inspect.logger = zap.NewNop()
+	s.record.Store(true)
 	host := strings.ToLower(strings.NewReplacer("/", "-", " ", "-", ",", "").Replace(t.Name()))
 	for _, route := range s.inspect.Routes {
 		for _, h := range route.handlers {
@@ -88,9 +91,11 @@ func newRoutedServerIdle(t *testing.T, options, routes, httpApp string, idle tim
 	}
 
 	s.server = &http.Server{IdleTimeout: idle, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		s.served = append(s.served, r.RequestURI)
-		s.mu.Unlock()
+		if s.record.Load() {
+			s.mu.Lock()
+			s.served = append(s.served, r.RequestURI)
+			s.mu.Unlock()
+		}
 		handler(w, r)
 	})}
 	s.server.ConnState = func(_ net.Conn, state http.ConnState) {
@@ -663,4 +668,35 @@ func TestServerReads(t *testing.T) {
 	finish <- struct{}{}
 	wait("sets both deadlines")
 	step("reads one byte", "interrupts", "sets both deadlines")
+}
+
+// BenchmarkKeptConnection is a request on a connection that is kept, with each reuse of
+// http_app, one after the other on two connections.
+func BenchmarkKeptConnection(b *testing.B) {
+	for _, reuse := range []string{"pin", "reinspect"} {
+		b.Run(reuse, func(b *testing.B) {
+			s := newRoutedServer(b, "", elsewhereRoute, `,"reuse":"`+reuse+`"`, func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, "hello")
+			})
+			s.record.Store(false)
+			b.SetParallelism(1)
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				conn, err := net.Dial("tcp", s.address)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				defer conn.Close()
+				response := make([]byte, 4096)
+				for pb.Next() {
+					_, _ = io.WriteString(conn, browserWebSocket.Head)
+					if n, err := conn.Read(response); err != nil || !bytes.HasSuffix(response[:n], []byte("hello")) {
+						b.Errorf("got %q (%v)", response[:n], err)
+						return
+					}
+				}
+			})
+		})
+	}
 }
