@@ -198,6 +198,18 @@ func TestCaddyfileOptionErrors(t *testing.T) {
 			"always":    "option 'reuse': unknown value 'always': use close, pin",
 			"reinspect": "option 'reuse': unknown value 'reinspect': use close, pin",
 		}},
+		{"rewrite_head", "host", "echo.example.org:8080", map[string]string{
+			`""`:       `option 'host': "" is no host, as in echo.example.org or 10.0.0.5:8080`,
+			`"a b"`:    `"a b" is no host`,
+			"http://a": `"http://a" is no host`,
+			"a/b":      `"a/b" is no host`,
+		}},
+		{"rewrite_head", "strip_prefix", "/echo", map[string]string{
+			`""`:   `option 'strip_prefix': "" does not begin with a slash, as in /echo`,
+			"echo": `option 'strip_prefix': "echo" does not begin with a slash, as in /echo`,
+			"/":    `option 'strip_prefix': "/" names no segment, as in /echo`,
+			"//":   `option 'strip_prefix': "//" names no segment, as in /echo`,
+		}},
 	}
 	for _, option := range options {
 		in := func(body string) string { return inRoute(option.directive + " {\n" + body + "\n}") }
@@ -267,6 +279,34 @@ func TestCaddyfileErrors(t *testing.T) {
 		{name: "relay: health_interval", config: "relay 10.0.0.5:9000 {\n health_interval 5s\n}", want: "relay does not have proxy's option 'health_interval' yet"},
 		{name: "relay: fail_duration", config: "relay 10.0.0.5:9000 {\n fail_duration 5s\n}", want: "relay does not have proxy's option 'fail_duration' yet"},
 		{name: "relay: close_if_unhealthy", config: "relay 10.0.0.5:9000 {\n close_if_unhealthy\n}", want: "relay does not have proxy's option 'close_if_unhealthy' yet"},
+
+		{name: "rewrite_head: argument", config: "rewrite_head echo.example.org", want: "rewrite_head takes no arguments, only a block; unexpected 'echo.example.org'"},
+		{name: "rewrite_head: nothing", config: "rewrite_head", want: "rewrite_head edits nothing: give it host, header, strip_prefix or forwarded"},
+		{name: "rewrite_head: empty block", config: "rewrite_head {\n}", want: "rewrite_head edits nothing"},
+		{name: "rewrite_head: unknown option", config: "rewrite_head {\n uri /a\n}", want: "unrecognized rewrite_head option 'uri': use host, header, strip_prefix or forwarded"},
+		{name: "rewrite_head: header without field", config: "rewrite_head {\n header\n}", want: "option 'header' needs a field, as in 'header Origin http://example.org', or 'header -Cookie' to remove one"},
+		{name: "rewrite_head: header without value", config: "rewrite_head {\n header Origin\n}", want: "option 'header Origin' needs a value; to remove the field use '-Origin'"},
+		{name: "rewrite_head: added header without value", config: "rewrite_head {\n header +Origin\n}", want: "option 'header +Origin' needs a value; to remove the field use '-Origin'"},
+		{name: "rewrite_head: header with two values", config: "rewrite_head {\n header Origin a b\n}", want: "option 'header Origin' takes one value; unexpected 'b'; put a value with spaces in quotes"},
+		{name: "rewrite_head: removed header with value", config: "rewrite_head {\n header -Cookie a\n}", want: "option 'header -Cookie' removes the field and takes no value; unexpected 'a'"},
+		{name: "rewrite_head: header with block", config: "rewrite_head {\n header Origin a {\n b\n }\n}", want: "option 'header' takes no block"},
+		{name: "rewrite_head: header twice", config: "rewrite_head {\n header Origin a\n header origin b\n}", want: "duplicate option 'header origin'; to add a field use '+origin'"},
+		{name: "rewrite_head: removed header twice", config: "rewrite_head {\n header -Cookie\n header -COOKIE\n}", want: "duplicate option 'header -COOKIE'"},
+		{name: "rewrite_head: no field name", config: "rewrite_head {\n header \"X Y\" a\n}", want: `option 'header': "X Y" is not a field name`},
+		{name: "rewrite_head: operator of Caddy's header", config: "rewrite_head {\n header ?X a\n}", want: `"?X" is not a field name`},
+		{name: "rewrite_head: plus alone", config: "rewrite_head {\n header + a\n}", want: `"" is not a field name`},
+		{name: "rewrite_head: minus alone", config: "rewrite_head {\n header -\n}", want: `"" is not a field name`},
+		{name: "rewrite_head: wildcard", config: "rewrite_head {\n header -X-*\n}", want: `option 'header': "X-*": there are no wildcards; name each field`},
+		{name: "rewrite_head: Host as header", config: "rewrite_head {\n header Host a\n}", want: "option 'header': Host cannot be edited: use 'host', which edits the request target too"},
+		{name: "rewrite_head: removed framing", config: "rewrite_head {\n header -content-length\n}", want: "content-length cannot be edited: it says where the body ends"},
+		{name: "rewrite_head: added framing", config: "rewrite_head {\n header +Transfer-Encoding chunked\n}", want: "Transfer-Encoding cannot be edited: it says where the body ends"},
+		{name: "rewrite_head: forwarded with something else", config: "rewrite_head {\n forwarded 10.0.0.0/8\n}", want: "option 'forwarded': unexpected '10.0.0.0/8': use 'forwarded' alone or 'forwarded trusted <cidr...>'"},
+		{name: "rewrite_head: trusted without network", config: "rewrite_head {\n forwarded trusted\n}", want: "option 'forwarded': trusted needs at least one network, as in 'forwarded trusted 10.0.0.0/8'"},
+		{name: "rewrite_head: trusted name", config: "rewrite_head {\n forwarded trusted proxy.example\n}", want: "option 'forwarded': invalid IP address: 'proxy.example'"},
+		{name: "rewrite_head: trusted bad network", config: "rewrite_head {\n forwarded trusted 10.0.0.0/8 10.0.0.0/33\n}", want: "option 'forwarded': parsing CIDR expression: '10.0.0.0/33'"},
+		{name: "rewrite_head: trusted twice", config: "rewrite_head {\n forwarded trusted 10.0.0.0/8 10.0.0.0/8\n}", want: "option 'forwarded': duplicate network '10.0.0.0/8'"},
+		{name: "rewrite_head: forwarded twice", config: "rewrite_head {\n forwarded\n forwarded trusted 10.0.0.0/8\n}", want: "duplicate option 'forwarded'"},
+		{name: "rewrite_head: forwarded with block", config: "rewrite_head {\n forwarded {\n trusted 10.0.0.0/8\n }\n}", want: "option 'forwarded' takes no block"},
 
 		{name: "relay: lb_policy without name", config: "relay 10.0.0.5:9000 {\n lb_policy\n}", want: "after 'lb_policy'"},
 		{name: "relay: unknown lb_policy", config: "relay 10.0.0.5:9000 {\n lb_policy fastest\n}", want: "layer4.proxy.selection_policies.fastest"},
@@ -371,6 +411,8 @@ func TestJSONErrors(t *testing.T) {
 	}
 	upstream := func(fields string) string { return `{"handler":"relay","upstreams":[{` + fields + `}]}` }
 	dial := func(address string) string { return upstream(fmt.Sprintf(`"dial":[%q]`, address)) }
+	rewrite := func(fields string) string { return `{"handler":"rewrite_head",` + fields + `}` }
+	header := func(edits string) string { return rewrite(`"header":{` + edits + `}`) }
 	const later = "is not available yet"
 
 	tests := []struct{ name, handler, want string }{
@@ -428,6 +470,44 @@ func TestJSONErrors(t *testing.T) {
 		{"until line: in the second set", request(`"until":"line",`, `[{"method":["GET"]},{"host":["a"]}]`), "http_request host needs"},
 		{"until line: path with a placeholder of a header", request(`"until":"line",`, `[{"path":["/{http.request.header.A}"]}]`), "http_request path needs"},
 		{"until headers: host", request(`"until":"headers",`, `[{"host":["a"]}]`), ""},
+
+		{"until line: rewrite_head", inspect(`"until":"line","routes":[{},{"handle":[` + rewrite(`"host":"a"`) + `]}]`), "route 1: rewrite_head edits the whole head, which 'until line' does not wait for; use 'until headers'"},
+		{"until line: rewrite_head after another handler", inspect(`"until":"line","routes":[{"handle":[{"handler":"throttle"},` + rewrite(`"host":"a"`) + `]}]`), "route 0: rewrite_head edits the whole head"},
+		{"until line: rewrite_head in a subroute", inspect(`"until":"line","routes":[{"handle":[{"handler":"throttle"},{"handler":"subroute","routes":[{},{"handle":[` + rewrite(`"host":"a"`) + `]}]}]}]`), "route 0: rewrite_head edits the whole head"},
+		{"until line: rewrite_head after another inspect", inspect(`"until":"line","routes":[{"handle":[{"handler":"inspect"},` + rewrite(`"host":"a"`) + `]}]`), ""},
+		{"until headers: rewrite_head", inspect(`"routes":[{"handle":[` + rewrite(`"host":"a"`) + `]}]`), ""},
+
+		{"rewrite_head: nothing", `{"handler":"rewrite_head"}`, "rewrite_head edits nothing: give it host, header, strip_prefix or forwarded"},
+		{"rewrite_head: empty header", header(``), "rewrite_head edits nothing"},
+		{"rewrite_head: all of the design's fields", rewrite(`"host":"a","header":{"set":{"Origin":["b"]},"add":{},"delete":["Cookie"]},"strip_prefix":"/echo","forwarded":{"trusted":["10.0.0.0/8"]}`), ""},
+		{"rewrite_head: unknown field", rewrite(`"uri":"/a"`), "uri"},
+		{"rewrite_head: unknown edit", header(`"replace":{}`), "replace"},
+		{"rewrite_head: host with a space", rewrite(`"host":"a b"`), `host: "a b" is no host, as in echo.example.org or 10.0.0.5:8080`},
+		{"rewrite_head: host with userinfo", rewrite(`"host":"u@a"`), `host: "u@a" is no host`},
+		{"rewrite_head: host with a line break", rewrite(`"host":"a\r\nX: b"`), `is no host`},
+		{"rewrite_head: placeholder with a line break", rewrite(`"host":"{l4.http.host}\n"`), `is no host`},
+		{"rewrite_head: host with a placeholder", rewrite(`"host":"{l4.http.header.X}:80"`), ""},
+		{"rewrite_head: strip_prefix without slash", rewrite(`"strip_prefix":"echo"`), `strip_prefix: "echo" does not begin with a slash, as in /echo`},
+		{"rewrite_head: strip_prefix of nothing but slashes", rewrite(`"strip_prefix":"//"`), `strip_prefix: "//" names no segment`},
+		{"rewrite_head: strip_prefix with a line break", rewrite(`"strip_prefix":"/a\n"`), `holds what no path can`},
+		{"rewrite_head: forwarded alone", rewrite(`"forwarded":{}`), ""},
+		{"rewrite_head: trusted addresses", rewrite(`"forwarded":{"trusted":["10.0.0.1","::1","fd00::/8"]}`), ""},
+		{"rewrite_head: trusted name", rewrite(`"forwarded":{"trusted":["private"]}`), "forwarded: trusted: invalid IP address: 'private'"},
+		{"rewrite_head: trusted bad network", rewrite(`"forwarded":{"trusted":["10.0.0.0/8","10.0.0.0/33"]}`), "forwarded: trusted: parsing CIDR expression: '10.0.0.0/33'"},
+		{"rewrite_head: set invalid name", header(`"set":{"X Y":["a"]}`), `header: set: "X Y" is not a field name`},
+		{"rewrite_head: set empty name", header(`"set":{"":["a"]}`), `header: set: "" is not a field name`},
+		{"rewrite_head: add invalid name", header(`"add":{"X:":["a"]}`), `header: add: "X:" is not a field name`},
+		{"rewrite_head: delete invalid name", header(`"delete":["X\n"]`), `header: delete: "X\n" is not a field name`},
+		{"rewrite_head: set without value", header(`"set":{"X":[]}`), "header: set: X has no value; to remove it use delete"},
+		{"rewrite_head: set null", header(`"set":{"X":null}`), "header: set: X has no value"},
+		{"rewrite_head: set to a line break", header(`"set":{"X":["a\r\nY: b"]}`), `header: set: X: "a\r\nY: b" holds what no field value can`},
+		{"rewrite_head: add NUL", header(`"add":{"X":["a","\u0000"]}`), `header: add: X: "\x00" holds what no field value can`},
+		{"rewrite_head: set twice", header(`"set":{"X-a":["1"],"x-A":["2"]}`), "header: set: x-A is there twice, in different letter case"},
+		{"rewrite_head: delete twice", header(`"delete":["X","x"]`), "header: delete: x is there twice"},
+		{"rewrite_head: delete wildcard", header(`"delete":["X-*"]`), `header: delete: "X-*": there are no wildcards; name each field`},
+		{"rewrite_head: delete alias of framing", header(`"delete":["Content_Length","Transfer.Encoding"]`), ""},
+		{"rewrite_head: set alias of framing", header(`"set":{"Content_Length":["1"]}`), "header: set: Content_Length cannot be edited: it says where the body ends"},
+		{"rewrite_head: add alias of framing", header(`"add":{"transfer.encoding":["chunked"]}`), "header: add: transfer.encoding cannot be edited: it says where the body ends"},
 
 		{"http_app: nothing", app(``), ""},
 		{"http_app: wait 0", app(`,"wait":0`), "wait: 0s is not more than 0"},
@@ -494,6 +574,32 @@ func TestJSONErrors(t *testing.T) {
 			_, err := loadApps(t, "{"+inServer(test.handler)+"}")
 			checkError(t, err, test.want)
 		})
+	}
+}
+
+// TestRewriteHeadUntouchable checks that no edit of a field that must stay loads, in any
+// letter case, and that the error says why.
+func TestRewriteHeadUntouchable(t *testing.T) {
+	const ofConnection, framing = "it is about the connection, which the next handler looks after", "it says where the body ends, and the body is sent on as it is"
+	for name, why := range map[string]string{
+		"Content-Length": framing, "Transfer-Encoding": framing, "Trailer": framing,
+		"Connection": ofConnection, "Keep-Alive": ofConnection, "Proxy-Connection": ofConnection,
+		"TE": ofConnection, "Upgrade": ofConnection, "HTTP2-Settings": ofConnection,
+		"Expect": "it decides when the client sends the body",
+		"Host":   "use 'host', which edits the request target too",
+	} {
+		for _, spelling := range []string{name, strings.ToLower(name), strings.ToUpper(name)} {
+			for operation, edit := range map[string]string{
+				"set":    fmt.Sprintf(`"set":{%q:["a"]}`, spelling),
+				"add":    fmt.Sprintf(`"add":{%q:["a"]}`, spelling),
+				"delete": fmt.Sprintf(`"delete":[%q]`, spelling),
+			} {
+				t.Run(operation+" "+spelling, func(t *testing.T) {
+					_, err := loadApps(t, "{"+inServer(`{"handler":"rewrite_head","header":{`+edit+`}}`)+"}")
+					checkError(t, err, fmt.Sprintf("header: %s: %s cannot be edited: %s", operation, spelling, why))
+				})
+			}
+		}
 	}
 }
 
