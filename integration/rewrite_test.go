@@ -1,0 +1,166 @@
+package integration
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// headBackend answers each request with the head that it got.
+func headBackend(t *testing.T) string {
+	t.Helper()
+	return backend(t, func(conn net.Conn) {
+		var head strings.Builder
+		in := bufio.NewReader(conn)
+		for {
+			line, err := in.ReadString('\n')
+			if err != nil {
+				return
+			}
+			head.WriteString(line)
+			if line == "\r\n" {
+				break
+			}
+		}
+		resp := http.Response{
+			StatusCode:    http.StatusOK,
+			ProtoMajor:    1,
+			ProtoMinor:    1,
+			Header:        http.Header{"Connection": {"close"}},
+			Body:          io.NopCloser(strings.NewReader(head.String())),
+			ContentLength: int64(head.Len()),
+		}
+		_ = resp.Write(conn)
+	})
+}
+
+// Everything after rewrite_head sees the edited request: matchers of a subroute, the
+// relay's server and the HTTP app.
+func TestRewriteHeadBeforeDestinations(t *testing.T) {
+	address := freeAddress(t)
+	start(t, `{
+		layer4 {
+			`+address+` {
+				route {
+					inspect {
+						@app http_request path /app/*
+						route @app {
+							rewrite_head {
+								host site.example
+								strip_prefix /app
+								header X-Path {l4.http.path}
+								forwarded
+							}
+							http_app web
+						}
+						@placeholder http_request path /stock/*
+						route @placeholder {
+							rewrite_head {
+								host {l4.http.header.X-Backend}
+							}
+							proxy {l4.http.host}
+						}
+						route {
+							rewrite_head {
+								host echo.example
+								strip_prefix /echo
+								header Origin http://echo.example
+								header +X-Tag "{l4.inspect.outcome} {l4.http.host}"
+								header -Cookie
+							}
+							subroute {
+								@edited http_request {
+									host echo.example
+									path /room
+									header Origin http://echo.example
+									not header Cookie *
+								}
+								route @edited {
+									relay `+headBackend(t)+`
+								}
+								route {
+									relay `+backend(t, echo("not edited"))+`
+								}
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	http://site.example:80 {
+		bind streamprox/web
+		respond "{http.request.host} {http.request.uri} {http.request.header.X-Path} {http.request.header.X-Forwarded-For} {http.request.header.X-Forwarded-Host}"
+	}`)
+
+	stock := headBackend(t)
+	tests := []struct{ name, request, want string }{
+		{
+			name:    "relay",
+			request: "GET /echo/room?a=b HTTP/1.1\r\norigin: http://www.example\r\nHost: www.example\r\nCookie: a=b\r\nx-TAG:1\r\n\r\n",
+			want:    "GET /room?a=b HTTP/1.1\r\nOrigin: http://echo.example\r\nHost: echo.example\r\nx-TAG:1\r\nX-Tag: http www.example\r\n\r\n",
+		},
+		{
+			name:    "http_app",
+			request: "GET /app/a?b HTTP/1.1\r\nHost: www.example:8080\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n",
+			want:    "site.example /a?b /app/a 127.0.0.1 www.example:8080",
+		},
+		{
+			name:    "proxy with a placeholder",
+			request: "GET /stock/a HTTP/1.1\r\nHost: www.example\r\nX-Backend: " + stock + "\r\n\r\n",
+			want:    "GET /stock/a HTTP/1.1\r\nHost: " + stock + "\r\nX-Backend: " + stock + "\r\n\r\n",
+		},
+	}
+	for _, test := range tests {
+		for _, piece := range pieces {
+			t.Run(test.name+"/"+piece.name, func(t *testing.T) {
+				resp, got := roundTrip(t, dial(t, address), test.request, piece.size)
+				if resp.StatusCode != http.StatusOK || got != test.want {
+					t.Errorf("got %s %q, want 200 %q", resp.Status, got, test.want)
+				}
+			})
+		}
+	}
+}
+
+// What rewrite_head cannot edit never passes: what is not HTTP is closed, a request that
+// the edits would break is answered.
+func TestRewriteHeadRefuses(t *testing.T) {
+	address := freeAddress(t)
+	s := start(t, layer4Caddyfile(address, `
+		route {
+			rewrite_head {
+				header X-Path {l4.http.path}
+			}
+			relay `+backend(t, echo("passed"))+`
+		}
+	`))
+	t.Run("not HTTP", func(t *testing.T) {
+		conn := dial(t, address)
+		send(t, conn, "SSH-2.0-client\r\n", 1<<20)
+		if got, err := io.ReadAll(conn); len(got) > 0 || err != nil && !isReset(err) {
+			t.Errorf("got %q, %v, want the end", got, err)
+		}
+		s.logs.expect(t, map[string]any{
+			"level": "warn",
+			"msg":   "closing a stream on which inspect has read no request head for rewrite_head to edit",
+		})
+	})
+	for _, method := range []string{"GET", "HEAD", "POST"} {
+		t.Run(method, func(t *testing.T) {
+			conn := dial(t, address)
+			send(t, conn, method+" /a%0d%0aX-Evil:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"+strings.Repeat("x", 100_000), 1<<20)
+			got := receive(t, conn)
+			status, rest, _ := strings.Cut(got, "\r\n")
+			if want := "HTTP/1.1 400 Bad Request"; status != want {
+				t.Errorf("got %q, want %q", status, want)
+			}
+			if hasBody := !strings.HasSuffix(rest, "\r\n\r\n"); hasBody != (method != "HEAD") {
+				t.Errorf("got %q, content: %t, want %t", got, hasBody, method != "HEAD")
+			}
+		})
+	}
+}
