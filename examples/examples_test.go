@@ -12,9 +12,11 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +24,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/coder/websocket"
 	_ "github.com/mholt/caddy-l4"
 	"go.uber.org/goleak"
 
@@ -35,6 +38,7 @@ const patience = 20 * time.Second
 var examples = map[string]func(*testing.T){
 	"port.caddyfile":      testPort,
 	"wrapper.caddyfile":   testWrapper,
+	"echo.caddyfile":      testEcho,
 	"https.caddyfile":     testHTTPS,
 	"demo/demo.caddyfile": nil, // tested in its folder, with the servers behind it
 }
@@ -151,6 +155,107 @@ func testSiteAndChat(t *testing.T, address string) {
 	if want := "The chat server. You asked for /chat/room.\n"; got.body != want {
 		t.Errorf("/chat/room: got %q, want %q", got.body, want)
 	}
+}
+
+func testEcho(t *testing.T) {
+	port, echoPort := freePort(t), freePort(t)
+	t.Setenv("PORT", port)
+	t.Setenv("ECHO_PORT", echoPort)
+
+	t.Run("stand-in", func(t *testing.T) {
+		t.Setenv("ECHO", "127.0.0.1:"+echoPort)
+		run(t, "echo.caddyfile")
+		client, local := newClient(t)
+		for _, test := range []struct {
+			url    string
+			status int
+			want   string
+		}{
+			{"http://127.0.0.1:" + port + "/echo/room", http.StatusOK, "The remote server. You asked echo.example.org for /room.\n"},
+			{"http://127.0.0.1:" + port + "/echo", http.StatusOK, "The remote server. You asked echo.example.org for /.\n"},
+			{"http://127.0.0.1:" + echoPort + "/room", http.StatusForbidden, "This server answers only to its own Host and Origin.\n"},
+		} {
+			client.CloseIdleConnections()
+			if got := get(t, client, test.url); got.status != test.status || got.body != test.want {
+				t.Errorf("%s: got %d %q, want %d %q", test.url, got.status, got.body, test.status, test.want)
+			}
+		}
+		client.CloseIdleConnections()
+		got := get(t, client, "http://127.0.0.1:"+port+"/")
+		if want := fmt.Sprintf("The site. Your address is %s.\n", *local); got.body != want {
+			t.Errorf("/: got %q, want %q", got.body, want)
+		}
+	})
+
+	t.Run("WebSocket", func(t *testing.T) {
+		address := webSocketEcho(t, "echo.example.org")
+		t.Setenv("ECHO", address)
+		run(t, "echo.caddyfile")
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		options := &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {"http://127.0.0.1:" + port}}}
+
+		// Without the edits the server would refuse.
+		if conn, resp, err := websocket.Dial(ctx, "ws://"+address+"/room", options); err == nil {
+			conn.CloseNow()
+			t.Error("asked directly, the server accepts")
+		} else if resp == nil || resp.StatusCode != http.StatusForbidden {
+			t.Errorf("asked directly: got %v, want 403", err)
+		}
+
+		conn, _, err := websocket.Dial(ctx, "ws://127.0.0.1:"+port+"/echo/room?a=b", options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.CloseNow()
+		if _, got, err := conn.Read(ctx); string(got) != "/room?a=b" {
+			t.Errorf("the server was asked for %q (%v), want /room?a=b", got, err)
+		}
+		for _, want := range []string{"one", "two"} {
+			if err := conn.Write(ctx, websocket.MessageText, []byte(want)); err != nil {
+				t.Fatal(err)
+			}
+			if _, got, err := conn.Read(ctx); string(got) != want {
+				t.Fatalf("got %q, %v, want %q", got, err, want)
+			}
+		}
+		if err := conn.Close(websocket.StatusNormalClosure, ""); err != nil {
+			t.Errorf("closing: %v", err)
+		}
+	})
+}
+
+// webSocketEcho is a WebSocket server that answers only to its own Host and Origin,
+// until the test ends. It says what it was asked for and returns each message.
+func webSocketEcho(t *testing.T, host string) (address string) {
+	t.Helper()
+	var serving sync.WaitGroup
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != host || r.Header.Get("Origin") != "http://"+host {
+			http.Error(w, "another Host or Origin", http.StatusForbidden)
+			return
+		}
+		serving.Add(1)
+		defer serving.Done()
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer conn.CloseNow()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		kind, message := websocket.MessageText, []byte(r.RequestURI)
+		for err == nil {
+			if err = conn.Write(ctx, kind, message); err == nil {
+				kind, message, err = conn.Read(ctx)
+			}
+		}
+	}))
+	t.Cleanup(func() {
+		server.Close()
+		serving.Wait()
+	})
+	return server.Listener.Addr().String()
 }
 
 func testHTTPS(t *testing.T) {
