@@ -209,9 +209,9 @@ func boundListeners(app *caddyhttp.App) []boundListener {
 	return bound
 }
 
-// Handle implements layer4.NextHandler. It returns when the HTTP server has closed
-// the connection; inside a listener wrapper and without a name, after next has taken
-// it.
+// Handle implements layer4.NextHandler. It returns when the HTTP server has the
+// connection, if that is a plain socket; else when the server has closed it. Inside a
+// listener wrapper and without a name it returns after next has taken it.
 func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	in := inspectionOf(cx)
 	pending, conn := drain(cx)
@@ -251,9 +251,14 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	}
 
 	setTLSState(cx)
+	conn, detached := detach(conn)
 	closed := make(chan struct{})
 	handed := h.hand(in, conn, pending, func(successor *inspection) {
-		if successor != nil {
+		switch {
+		case successor == nil:
+		case detached:
+			go successor.inspect.carryOn(successor)
+		default:
 			in.origin.successor = successor
 		}
 		close(closed)
@@ -268,9 +273,12 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 			zap.Stringer("remote", cx.RemoteAddr()),
 			zap.Error(err))
 		unavailable(conn, in, pending)
+		_ = conn.Close()
 		return nil
 	}
-	<-closed
+	if !detached {
+		<-closed
+	}
 	return nil
 }
 

@@ -248,9 +248,9 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	}
 }
 
-// carryOn sends a request that came on a wrapped server's connection, and those after
-// it, where they belong, and closes the connection. It is a goroutine of its own: that
-// of the listener wrapper has ended.
+// carryOn sends a request that came on a connection of the HTTP server, and those after
+// it, where they belong, and closes the connection. It is a goroutine of its own, for
+// where that of caddy-l4 has ended.
 func (h *Inspect) carryOn(in *inspection) {
 	defer in.conn.Close()
 	_ = h.run(in, endOfChain)
