@@ -126,7 +126,7 @@ func TestConnectInSetsThatAreORed(t *testing.T) {
 			{"method":["CONNECT"],"host":["allowed.example"]},
 			{"header":{"X-Absent":null}},
 			{"remote_ip":{"ranges":["127.0.0.0/8"]}}]}],
-		"handle":[{"handler":"relay","upstreams":[{"dial":["`+backend(t, echo("tunnel"))+`"]}]}]}]}]}]}}}}`), &apps)
+		"handle":[{"handler":"relay","reuse":"pin","upstreams":[{"dial":["`+backend(t, echo("tunnel"))+`"]}]}]}]}]}]}}}}`), &apps)
 	if err != nil {
 		t.Fatal(err)
 	}

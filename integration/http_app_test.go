@@ -228,7 +228,9 @@ func TestBehindProxyProtocol(t *testing.T) {
 					inspect {
 						@chat http_request path /chat/*
 						route @chat {
-							relay `+backend(t, echo("chat"))+`
+							relay `+backend(t, echo("chat"))+` {
+								reuse pin
+							}
 						}
 						route {
 							http_app web
@@ -285,7 +287,9 @@ func TestAfterOtherMatchers(t *testing.T) {
 							inspect {
 								@chat http_request path /chat/*
 								route @chat {
-									relay `+backend(t, echo("chat"))+`
+									relay `+backend(t, echo("chat"))+` {
+										reuse pin
+									}
 								}
 								route {
 									http_app web
@@ -326,7 +330,9 @@ func TestListenerWrapper(t *testing.T) {
 						inspect {
 							@chat http_request path /chat/*
 							route @chat {
-								relay `+backend(t, echo("chat"))+`
+								relay `+backend(t, echo("chat"))+` {
+									reuse pin
+								}
 							}
 							@named http_request path /named/*
 							route @named {

@@ -44,7 +44,7 @@ func TestEveryOutcomeReachesItsRoute(t *testing.T) {
 	address := freeAddress(t)
 	var routes strings.Builder
 	for _, outcome := range outcomes {
-		fmt.Fprintf(&routes, "@%[1]s inspected %[1]s\nroute @%[1]s {\n relay %[2]s\n}\n", outcome, backend(t, echo(outcome)))
+		fmt.Fprintf(&routes, "@%[1]s inspected %[1]s\nroute @%[1]s {\n relay %[2]s {\n reuse pin\n }\n}\n", outcome, backend(t, echo(outcome)))
 	}
 	start(t, layer4Caddyfile(address, "timeout 1500ms\nsilent_timeout 500ms\nmax_bytes 512\n"+routes.String()))
 
@@ -120,7 +120,9 @@ func TestRouteWithoutMatchersSeesOpenOutcomesOnly(t *testing.T) {
 		silent_timeout 500ms
 		max_bytes 512
 		route {
-			relay `+backend(t, echo("default"))+`
+			relay `+backend(t, echo("default"))+` {
+				reuse pin
+			}
 		}
 	`))
 	for _, flight := range flights {
@@ -196,7 +198,9 @@ func TestFallThroughToTheNextHandler(t *testing.T) {
 					inspect {
 						@chat http_request path /chat/*
 						route @chat {
-							relay `+backend(t, echo("chat"))+`
+							relay `+backend(t, echo("chat"))+` {
+								reuse pin
+							}
 						}
 					}
 					proxy `+backend(t, echo("next"))+`
@@ -231,20 +235,42 @@ func TestConnectOnlyWhereNamed(t *testing.T) {
 			host tunnel.example
 		}
 		route @tunnel {
-			relay `+backend(t, echo("tunnel"))+`
+			relay `+backend(t, tunnel("named"))+`
 		}
 		route {
-			relay `+backend(t, echo("default"))+`
+			relay `+backend(t, tunnel("default"))+`
 		}
 	`))
-	conn := dial(t, address)
-	send(t, conn, "CONNECT tunnel.example:443 HTTP/1.1\r\nHost: tunnel.example:443\r\n\r\n", 1)
-	if got, _ := bufio.NewReader(conn).ReadString('\n'); got != "tunnel\n" {
-		t.Errorf("named CONNECT: got %q, want the tunnel", got)
+	for _, piece := range pieces {
+		conn := dial(t, address)
+		send(t, conn, "CONNECT tunnel.example:443 HTTP/1.1\r\nHost: tunnel.example:443\r\n\r\nearly", piece.size)
+		r := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
+		if err != nil || resp.StatusCode != http.StatusOK || resp.Header.Get("Via") != "named" {
+			t.Fatalf("named CONNECT, %s: got %v (%v), want 200 by the tunnel", piece.name, resp, err)
+		}
+		send(t, conn, " and late", piece.size)
+		conn.CloseWrite()
+		if got, err := io.ReadAll(r); string(got) != "early and late" || err != nil {
+			t.Errorf("named CONNECT, %s: through the tunnel came %q (%v)", piece.name, got, err)
+		}
 	}
-	conn = dial(t, address)
+	conn := dial(t, address)
 	send(t, conn, "CONNECT other.example:443 HTTP/1.1\r\nHost: other.example:443\r\n\r\n", 1)
 	expectAnswer(t, conn, "501")
+}
+
+// tunnel accepts a CONNECT request and then returns what it gets.
+func tunnel(name string) func(net.Conn) {
+	return func(conn net.Conn) {
+		r := bufio.NewReader(conn)
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nVia: "+name+"\r\n\r\n")
+		_, _ = io.Copy(conn, r)
+		_ = conn.(*net.TCPConn).CloseWrite()
+	}
 }
 
 func TestLimitsOfInspect(t *testing.T) {
@@ -254,10 +280,14 @@ func TestLimitsOfInspect(t *testing.T) {
 			max_packets 3
 			@many inspected too_large
 			route @many {
-				relay `+backend(t, echo("many"))+`
+				relay `+backend(t, echo("many"))+` {
+					reuse pin
+				}
 			}
 			route {
-				relay `+backend(t, echo("few"))+`
+				relay `+backend(t, echo("few"))+` {
+					reuse pin
+				}
 			}
 		`))
 		request := "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -300,7 +330,9 @@ func TestLimitsOfInspect(t *testing.T) {
 		start(t, layer4Caddyfile(address, `
 			lenient
 			route {
-				relay `+backend(t, echo("lenient"))+`
+				relay `+backend(t, echo("lenient"))+` {
+					reuse pin
+				}
 			}
 		`))
 		conn := dial(t, address)
@@ -321,7 +353,9 @@ func testMaxPending(t *testing.T, option string, held int) {
 	address := freeAddress(t)
 	s := start(t, layer4Caddyfile(address, option+`
 		route {
-			relay `+backend(t, echo("in"))+`
+			relay `+backend(t, echo("in"))+` {
+				reuse pin
+			}
 		}
 	`))
 	var waiting []*net.TCPConn

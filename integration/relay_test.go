@@ -47,14 +47,18 @@ func TestStockHandlersEndARoute(t *testing.T) {
 			throttle {
 				read_bytes_per_second 1000000
 			}
-			relay `+backend(t, echo("throttled"))+`
+			relay `+backend(t, echo("throttled"))+` {
+				reuse pin
+			}
 		}
 		@sub http_request path /sub
 		route @sub {
 			subroute {
 				@again http_request method GET
 				route @again {
-					relay `+backend(t, echo("sub"))+`
+					relay `+backend(t, echo("sub"))+` {
+						reuse pin
+					}
 				}
 			}
 		}
@@ -95,10 +99,14 @@ func TestStockMatchersInRoutes(t *testing.T) {
 		}
 		@body regexp "body-marker" 88
 		route @body {
-			relay `+backend(t, echo("body"))+`
+			relay `+backend(t, echo("body"))+` {
+				reuse pin
+			}
 		}
 		route {
-			relay `+backend(t, echo("default"))+`
+			relay `+backend(t, echo("default"))+` {
+				reuse pin
+			}
 		}
 	`))
 	hello := clientHello(t, "chat.example")
@@ -188,7 +196,7 @@ func TestUpstreamsThatFail(t *testing.T) {
 		{"no such socket", "relay unix/" + filepath.Join(t.TempDir(), "none"), http.StatusBadGateway, 0},
 		{"handshake hangs", "relay {\n dial_timeout 200ms\n upstream " + hanging + " {\n tls\n }\n }", http.StatusGatewayTimeout, 0},
 		{"not TLS", "relay {\n upstream " + busy + " {\n tls\n }\n }", http.StatusBadGateway, 0},
-		{"full", "relay {\n upstream " + busy + " {\n max_connections 1\n }\n }", http.StatusServiceUnavailable, 1},
+		{"full", "relay {\n reuse pin\n upstream " + busy + " {\n max_connections 1\n }\n }", http.StatusServiceUnavailable, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			address := freeAddress(t)
@@ -237,7 +245,7 @@ func TestUpstreamsThatFail(t *testing.T) {
 
 func TestRelayTriesTheNextUpstream(t *testing.T) {
 	address := freeAddress(t)
-	start(t, relayCaddyfile(address, "relay "+refusing(t)+" "+refusing(t)+" "+backend(t, echo("third"))+" {\n lb_policy first\n }"))
+	start(t, relayCaddyfile(address, "relay "+refusing(t)+" "+refusing(t)+" "+backend(t, echo("third"))+" {\n reuse pin\n lb_policy first\n }"))
 	for range 5 {
 		conn := dial(t, address)
 		send(t, conn, getRoot, 1<<20)
@@ -250,7 +258,7 @@ func TestRelayTriesTheNextUpstream(t *testing.T) {
 
 func TestRelayTriesAgain(t *testing.T) {
 	address, late := freeAddress(t), freeAddress(t)
-	s := start(t, relayCaddyfile(address, "relay "+late+" {\n lb_try_duration 1m\n lb_try_interval 20ms\n }"))
+	s := start(t, relayCaddyfile(address, "relay "+late+" {\n reuse pin\n lb_try_duration 1m\n lb_try_interval 20ms\n }"))
 	conn := dial(t, address)
 	send(t, conn, getRoot, 1<<20)
 	eventually(t, "failed dial", func() bool { return len(s.logs.lines(map[string]any{"msg": "dial failed"})) > 2 })
@@ -273,7 +281,7 @@ func TestRelayPolicies(t *testing.T) {
 	for _, policy := range []string{"random", "random_choose 2", "least_conn", "round_robin", "weighted_round_robin", "first", "ip_hash"} {
 		t.Run(policy, func(t *testing.T) {
 			address := freeAddress(t)
-			start(t, relayCaddyfile(address, "relay "+strings.Join(upstreams, " ")+" {\n lb_policy "+policy+"\n }"))
+			start(t, relayCaddyfile(address, "relay "+strings.Join(upstreams, " ")+" {\n reuse pin\n lb_policy "+policy+"\n }"))
 			seen := make(map[string]int)
 			var open []net.Conn
 			for range 30 {
@@ -321,7 +329,7 @@ func TestRelaySendsProxyProtocol(t *testing.T) {
 	})
 	for _, version := range []string{"v1", "v2"} {
 		address := freeAddress(t)
-		s := start(t, relayCaddyfile(address, "relay "+ln.Addr().String()+" {\n proxy_protocol "+version+"\n }"))
+		s := start(t, relayCaddyfile(address, "relay "+ln.Addr().String()+" {\n reuse pin\n proxy_protocol "+version+"\n }"))
 		conn := dial(t, address)
 		send(t, conn, getRoot, 1)
 		conn.CloseWrite()
@@ -354,8 +362,8 @@ func TestRelayToUnixSocketAndTLS(t *testing.T) {
 	serveBackend(t, tlsListener, echo("tls"))
 
 	for want, relay := range map[string]string{
-		"unix": "relay unix/" + socket,
-		"tls":  "relay {\n upstream " + tlsListener.Addr().String() + " {\n tls_server_name example.com\n tls_trust_pool file " + roots + "\n }\n }",
+		"unix": "relay unix/" + socket + " {\n reuse pin\n }",
+		"tls":  "relay {\n reuse pin\n upstream " + tlsListener.Addr().String() + " {\n tls_server_name example.com\n tls_trust_pool file " + roots + "\n }\n }",
 	} {
 		t.Run(want, func(t *testing.T) {
 			address := freeAddress(t)
@@ -372,35 +380,62 @@ func TestRelayToUnixSocketAndTLS(t *testing.T) {
 	}
 }
 
-// Bytes in bulk through a stream whose head was buffered, in both directions.
+// Bytes in bulk behind a head that was buffered, in both directions: as a raw stream,
+// and as a request and its response.
 func TestRelayBulk(t *testing.T) {
 	const size = 64 << 20
-	sums := make(chan [32]byte, 1)
-	address := freeAddress(t)
-	start(t, relayCaddyfile(address, "relay "+backend(t, func(conn net.Conn) {
-		hash := sha256.New()
-		_, _ = io.Copy(hash, conn)
-		sums <- [32]byte(hash.Sum(nil))
-		_, _ = io.CopyN(conn, rand.NewChaCha8([32]byte{2}), size)
-	})))
-	conn := dial(t, address)
-	_ = conn.SetDeadline(time.Now().Add(3 * patience))
-	sent, received, want := sha256.New(), sha256.New(), sha256.New()
-	w := io.MultiWriter(conn, sent)
-	_, _ = io.WriteString(w, "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 67108864\r\n\r\n")
-	if _, err := io.CopyN(w, rand.NewChaCha8([32]byte{1}), size); err != nil {
-		t.Fatal(err)
-	}
-	conn.CloseWrite()
-	if n, err := io.Copy(received, conn); n != size || err != nil {
-		t.Errorf("received %d bytes (%v), want %d", n, err, size)
-	}
-	_, _ = io.CopyN(want, rand.NewChaCha8([32]byte{2}), size)
-	if got := <-sums; got != [32]byte(sent.Sum(nil)) {
-		t.Error("the upstream received other bytes than were sent")
-	}
-	if [32]byte(received.Sum(nil)) != [32]byte(want.Sum(nil)) {
-		t.Error("the client received other bytes than were sent")
+	for _, reuse := range []string{"pin", "close"} {
+		t.Run(reuse, func(t *testing.T) {
+			raw := reuse == "pin"
+			sums := make(chan [32]byte, 1)
+			address := freeAddress(t)
+			start(t, relayCaddyfile(address, "relay "+backend(t, func(conn net.Conn) {
+				hash := sha256.New()
+				if raw {
+					_, _ = io.Copy(hash, conn)
+				} else {
+					r, err := http.ReadRequest(bufio.NewReader(conn))
+					if err != nil {
+						return
+					}
+					_, _ = io.Copy(hash, r.Body)
+					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n")
+				}
+				sums <- [32]byte(hash.Sum(nil))
+				_, _ = io.CopyN(conn, rand.NewChaCha8([32]byte{2}), size)
+			})+" {\n reuse "+reuse+"\n }"))
+			conn := dial(t, address)
+			_ = conn.SetDeadline(time.Now().Add(3 * patience))
+			sent, received, want := sha256.New(), sha256.New(), sha256.New()
+			head := "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 67108864\r\n\r\n"
+			_, _ = io.WriteString(conn, head)
+			if raw {
+				_, _ = io.WriteString(sent, head)
+			}
+			if _, err := io.CopyN(io.MultiWriter(conn, sent), rand.NewChaCha8([32]byte{1}), size); err != nil {
+				t.Fatal(err)
+			}
+			conn.CloseWrite()
+			var content io.Reader = conn
+			if !raw {
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				content = resp.Body
+			}
+			if n, err := io.Copy(received, content); n != size || err != nil {
+				t.Errorf("received %d bytes (%v), want %d", n, err, size)
+			}
+			_, _ = io.CopyN(want, rand.NewChaCha8([32]byte{2}), size)
+			if got := <-sums; got != [32]byte(sent.Sum(nil)) {
+				t.Error("the upstream received other bytes than were sent")
+			}
+			if [32]byte(received.Sum(nil)) != [32]byte(want.Sum(nil)) {
+				t.Error("the client received other bytes than were sent")
+			}
+		})
 	}
 }
 
@@ -417,7 +452,7 @@ func TestRelayPassesResets(t *testing.T) {
 		_, _ = io.WriteString(conn, "ready\n")
 		_, err := io.Copy(io.Discard, r)
 		seen <- err
-	})))
+	})+" {\n reuse pin\n }"))
 
 	conn := dial(t, address)
 	send(t, conn, "GET /reset HTTP/1.1\r\nHost: a\r\n\r\n", 1<<20)
@@ -447,7 +482,7 @@ func TestRelayTimeouts(t *testing.T) {
 			_, _ = io.Copy(io.Discard, conn)
 			time.Sleep(time.Second)
 			_, _ = conn.Read(make([]byte, 1))
-		})+" {\n "+option+"\n }"))
+		})+" {\n reuse pin\n "+option+"\n }"))
 		conn := dial(t, address)
 		send(t, conn, getRoot, 1<<20)
 		if cause == "half_close_timeout" {
@@ -502,7 +537,7 @@ func TestClientSendsDuringDial(t *testing.T) {
 		echo("slow")(tlsConn)
 	})
 	address := freeAddress(t)
-	start(t, relayCaddyfile(address, "relay {\n upstream "+slow+" {\n tls_insecure_skip_verify\n }\n }"))
+	start(t, relayCaddyfile(address, "relay {\n reuse pin\n upstream "+slow+" {\n tls_insecure_skip_verify\n }\n }"))
 	conn := dial(t, address)
 	want := getRoot
 	send(t, conn, want, 1<<20)
@@ -527,7 +562,9 @@ func TestReload(t *testing.T) {
 						inspect {
 							@chat http_request path /chat/*
 							route @chat {
-								relay ` + upstream + `
+								relay ` + upstream + ` {
+									reuse pin
+								}
 							}
 							route {
 								http_app web
@@ -696,7 +733,7 @@ func TestRelayEndsThroughWrappers(t *testing.T) {
 		received <- string(rest)
 	})
 	plain, proxied, secure := freeAddress(t), freeAddress(t), freeAddress(t)
-	const inspect = "inspect {\n route {\n relay %s\n }\n }"
+	const inspect = "inspect {\n route {\n relay %s {\n reuse pin\n }\n }\n }"
 	start(t, `{
 		local_certs
 		skip_install_trust

@@ -44,7 +44,7 @@ func TestShutdownDrainsStreams(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			config := filepath.Join(t.TempDir(), "Caddyfile")
-			caddyfile := "{\n admin off\n grace_period " + test.grace + "\n" + strings.TrimPrefix(relayCaddyfile(address, "relay "+upstream), "{") +
+			caddyfile := "{\n admin off\n grace_period " + test.grace + "\n" + strings.TrimPrefix(relayCaddyfile(address, "relay "+upstream+" {\n reuse pin\n }"), "{") +
 				"\nhttp://:80 {\n bind streamprox/web\n}\n"
 			if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
 				t.Fatal(err)
