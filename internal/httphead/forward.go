@@ -47,7 +47,6 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 	}
 
 	head := make([]byte, 0, r.Len+len("Connection: Upgrade\r\nUpgrade: \r\n")+len(out.Upgrade))
-	changed := r.opts.Lenient
 	connection := "close"
 	switch {
 	case connect:
@@ -59,8 +58,8 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 	head = append(head, bytes.TrimRight(r.Line(-1).Of(data), "\r\n")...)
 	head = append(head, crlf...)
 	for i, field := range r.Fields {
-		name, value := field.Name.Of(data), field.Value.Of(data)
-		keep := true
+		name, value, line := field.Name.Of(data), field.Value.Of(data), r.Line(i).Of(data)
+		keep, rewrite := true, field.Folded || !bytes.HasSuffix(line, crlf)
 		switch known(name) {
 		case connectionField:
 			// Once, and only in the words that are wanted.
@@ -77,33 +76,30 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 		case codingField:
 			keep = r.Chunked
 		case hostField:
-			if r.opts.Lenient && !r.authority.empty() {
-				value = r.authority.Of(data) // RFC 9112 section 3.2.2
+			if authority := r.authority.Of(data); len(authority) > 0 && !equalFold(value, authority) {
+				value, rewrite = authority, true // RFC 9112 section 3.2.2
 			}
 		default:
 			keep = !options.names(data, name) && (f.KeepAliases || !isAlias(name))
 		}
 		switch {
 		case !keep:
-			changed = true
-		case r.opts.Lenient:
+		case rewrite:
 			head = appendField(head, name, value)
 		default:
-			head = append(head, r.Line(i).Of(data)...)
+			head = append(head, line...)
 		}
 	}
 	if !hasUpgrade && out.Upgrade != "" {
 		head = appendField(head, upgradeName, []byte(out.Upgrade))
-		changed = true
 	}
 	if !hasConnection && connection != "" {
 		head = appendField(head, connectionName, []byte(connection))
-		changed = true
 	}
-	out.Head = slices.Clip(append(head, crlf...))
-	if !changed {
-		out.Head = data[:r.Len:r.Len]
+	if head = append(head, crlf...); bytes.Equal(head, data[:r.Len]) {
+		head = data[:r.Len]
 	}
+	out.Head = slices.Clip(head)
 	return out, nil
 }
 
