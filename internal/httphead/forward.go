@@ -286,13 +286,16 @@ func (o *options) names(data, name []byte) bool {
 // cutElement returns the first element of a list (RFC 9110 section 5.6.1), and what
 // follows it.
 func cutElement(data []byte, list Span) (element, rest Span) {
+	const space = " \t\r\n" // the line breaks are those of obs-fold
 	end := int(list.End)
 	rest = span(end, end)
 	if i := bytes.IndexByte(list.Of(data), ','); i >= 0 {
 		end = int(list.Start) + i
 		rest.Start = uint32(end + 1)
 	}
-	return trim(data, int(list.Start), end), rest
+	text := bytes.TrimLeft(data[list.Start:end], space)
+	start := end - len(text)
+	return span(start, start+len(bytes.TrimRight(text, space))), rest
 }
 
 // endToEnd reports whether the field of that name says where a request goes, where it
