@@ -57,6 +57,9 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 	var hasConnection, hasUpgrade, hasLength bool
 	head = append(head, bytes.TrimRight(r.Line(-1).Of(data), "\r\n")...)
 	head = append(head, crlf...)
+	if r.Minor == 1 && !r.hasField { // CONNECT, to a lenient reader
+		head = appendField(head, hostName, r.authority.Of(data)) // RFC 9112 section 3.2
+	}
 	for i, field := range r.Fields {
 		name, value, line := field.Name.Of(data), field.Value.Of(data), r.Line(i).Of(data)
 		keep, rewrite := true, field.Folded || !bytes.HasSuffix(line, crlf)
@@ -176,6 +179,7 @@ var (
 	crlf           = []byte("\r\n")
 	connectionName = []byte("Connection")
 	upgradeName    = []byte("Upgrade")
+	hostName       = []byte("Host")
 )
 
 // appendField appends a field line. A value on several lines (obs-fold) becomes one
