@@ -128,7 +128,7 @@ func (r *Response) Forward(dst, data []byte) []byte {
 			keep = !hasLength && !r.Chunked
 			hasLength = true
 		case otherField:
-			keep = !options.names(data, name) || endToEnd(name)
+			keep = !options.names(data, name) || endToEnd(name) || equalFold(name, "Set-Cookie")
 		}
 		if keep {
 			dst = append(dst, bytes.TrimRight(r.Line(i).Of(data), "\r\n")...)
