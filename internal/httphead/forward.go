@@ -229,11 +229,13 @@ func (f *Forward) upgrade(r *Reader, data []byte) (protocol string, key []byte) 
 	return "", nil
 }
 
-// webSocketKey returns the key of a WebSocket handshake.
+// webSocketKey returns the key of a WebSocket handshake. One that Connection names does
+// not go up, so there is none.
 func webSocketKey(r *Reader, data []byte) (key []byte, ok bool) {
 	key, n := r.Lookup(data, "Sec-WebSocket-Key")
 	var nonce [18]byte
-	if n != 1 || len(key) != base64.StdEncoding.EncodedLen(16) || string(r.Method.Of(data)) != "GET" {
+	if n != 1 || connectionOptions(r.Fields, data).has(data, "Sec-WebSocket-Key") ||
+		len(key) != base64.StdEncoding.EncodedLen(16) || string(r.Method.Of(data)) != "GET" {
 		return nil, false
 	}
 	length, err := base64.StdEncoding.Decode(nonce[:], key)
