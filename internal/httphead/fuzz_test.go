@@ -3,6 +3,7 @@ package httphead
 import (
 	"bufio"
 	"bytes"
+	"encoding/base64"
 	"io"
 	"log"
 	"math"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // seeds are heads for the fuzz targets: the case of every rule, and those that
@@ -431,4 +434,329 @@ func FuzzResponse(f *testing.F) {
 			t.Errorf("%q %q: %q follow, net/http %q", head, rest, rest[n:], left)
 		}
 	})
+}
+
+// FuzzForward asserts what holds for every request head that is passed on: all readers
+// accept it and read the same in it, it asks for what is wanted of the connection, and
+// besides what must go all fields are there as they were.
+func FuzzForward(f *testing.F) {
+	for i, seed := range seeds() {
+		f.Add(seed, i%2 == 0, i%3 == 0)
+	}
+	for _, test := range forwardTests {
+		f.Add([]byte(test.in+"\r\n"), false, false)
+	}
+	for _, test := range lenientTests {
+		f.Add([]byte(test.in), true, false)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, lenient, aliases bool) {
+		o := Options{Lenient: lenient}
+		var r Reader
+		r.Reset(o)
+		if r.Read(data) != HTTP {
+			return
+		}
+		in := data[:r.Len]
+		forward := &Forward{Upgrades: []string{"websocket", "other"}, KeepAliases: aliases}
+		got, err := forward.Request(&r, data)
+		nominated, invalid := nominatedIn(r.Fields, data)
+		if refused := invalid || anyOf(nominated, mayNotNominate); (err != nil) != refused {
+			t.Fatalf("%q: error %v, want one: %v", in, err, refused)
+		}
+		if err != nil {
+			return
+		}
+		head := got.Head
+		if bytes.Equal(head, in) != (&head[0] == &in[0]) {
+			t.Errorf("%q: changed to the same, or unchanged to %q", in, head)
+		}
+
+		s := read(o, string(head))
+		if s.verdict != HTTP || s.Len != len(head) {
+			t.Fatalf("%q: passed on as %q: %v, %v", in, head, s.verdict, s.Err())
+		}
+		connect := string(r.Method.Of(data)) == "CONNECT"
+		a, b := meaning(&r, data), meaning(s, head)
+		if a != b {
+			t.Errorf("%q: passed on as %q: %+v, want %+v", in, head, b, a)
+		}
+		checkLines(t, head)
+
+		// The connection.
+		upgrade := wantUpgrade(&r, data, nominated)
+		connection, asked := []string{"close"}, []string(nil)
+		switch {
+		case connect:
+			connection = nil
+		case upgrade != "":
+			connection, asked = []string{"upgrade"}, []string{upgrade}
+		}
+		if got.Upgrade != upgrade || (got.Key != nil) != (upgrade == "websocket") {
+			t.Errorf("%q: upgrade %q, key %q, want %q", in, got.Upgrade, got.Key, upgrade)
+		}
+		for name, want := range map[string][]string{"connection": connection, "upgrade": asked} {
+			if values := valuesOf(s.Fields, head, name); !reflect.DeepEqual(values, want) {
+				t.Errorf("%q: passed on as %q: %s %q, want %q", in, head, name, values, want)
+			}
+		}
+
+		// All other fields.
+		drop := append(nominated, "connection", "upgrade")
+		var want []string
+		for _, field := range linesOf(r.Fields, data) {
+			name, _, _ := strings.Cut(field, ":")
+			lower := inLower(name)
+			switch {
+			case anyOf([]string{lower}, drop), anyOf([]string{lower}, hopByHop), !aliases && strings.ContainsAny(name, "_."):
+				continue
+			case lower == "content-length":
+				if r.Chunked {
+					continue
+				}
+				drop = append(drop, lower) // once
+			case lower == "transfer-encoding" && !r.Chunked:
+				continue
+			case lower == "host":
+				if target := name + ":" + a.host; !equalFold([]byte(field), target) {
+					field = target
+				}
+			}
+			want = append(want, field)
+		}
+		var others []string
+		for i, field := range linesOf(s.Fields, head) {
+			name, _, _ := strings.Cut(field, ":")
+			switch lower := inLower(name); {
+			case lower == "connection", lower == "upgrade":
+			case i == 0 && lower == "host" && !r.hasField:
+			default:
+				others = append(others, field)
+			}
+		}
+		if !reflect.DeepEqual(others, want) {
+			t.Errorf("%q: passed on as %q: other fields\n%q, want\n%q", in, head, others, want)
+		}
+
+		// net/http reads it, and whoever passes it on again changes nothing.
+		req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
+		if err != nil {
+			t.Fatalf("%q: passed on as %q: net/http: %v", in, head, err)
+		}
+		if req.Method != a.method || req.RequestURI != a.target || req.Host != a.host || req.ProtoMinor != a.minor {
+			t.Errorf("%q: net/http: %s %s, host %q, %s, want %+v", head, req.Method, req.RequestURI, req.Host, req.Proto, a)
+		}
+		if length := max(a.length, 0); a.chunked != (len(req.TransferEncoding) > 0) || !a.chunked && req.ContentLength != length {
+			t.Errorf("%q: net/http: length %d, %q, want %+v", head, req.ContentLength, req.TransferEncoding, a)
+		}
+		if closes := !connect && upgrade == "" || r.Minor == 0; req.Close != closes {
+			t.Errorf("%q: net/http: close %v, want %v", head, req.Close, closes)
+		}
+		again, err := forward.Request(s, head)
+		if err != nil || &again.Head[0] != &head[0] || again.Upgrade != got.Upgrade || !bytes.Equal(again.Key, got.Key) {
+			t.Errorf("%q: passed on again as %q, %v", head, again.Head, err)
+		}
+	})
+}
+
+// FuzzForwardResponse asserts the same for every response head that is passed on.
+func FuzzForwardResponse(f *testing.F) {
+	for i, test := range responseTests {
+		f.Add([]byte(test.in+"\r\n"), uint8(i))
+	}
+	for i, test := range responseForwardTests {
+		f.Add([]byte(test.in+"\r\n"), uint8(i))
+	}
+	f.Add(answer, uint8(0))
+	f.Fuzz(func(t *testing.T, data []byte, method uint8) {
+		r := readResponse(string(data))
+		if r.head.verdict != HTTP {
+			return
+		}
+		in := data[:r.Len]
+		head := r.Forward(nil, data)
+		s := readResponse(string(head))
+		if s.head.verdict != HTTP || s.Len != len(head) {
+			t.Fatalf("%q: passed on as %q: %v, %v", in, head, s.head.verdict, s.Err())
+		}
+		if s.Status != r.Status || s.Minor != r.Minor || s.ContentLength != r.ContentLength || s.Chunked != r.Chunked {
+			t.Errorf("%q: passed on as %q: %+v, want %+v", in, head, *s, *r)
+		}
+		checkLines(t, head)
+
+		var connection []string
+		switch {
+		case r.Status == 426:
+			connection = []string{"close, upgrade"}
+		case r.Status >= 200:
+			connection = []string{"close"}
+		}
+		if got := valuesOf(s.Fields, head, "connection"); !reflect.DeepEqual(got, connection) {
+			t.Errorf("%q: passed on as %q: connection %q, want %q", in, head, got, connection)
+		}
+		nominated, _ := nominatedIn(r.Fields, data)
+		drop := []string{"connection"}
+		if r.Status != 426 {
+			drop = append(drop, "upgrade")
+		}
+		for _, name := range nominated {
+			if name != "set-cookie" && name != "upgrade" && !anyOf([]string{name}, mayNotNominate) {
+				drop = append(drop, name)
+			}
+		}
+		var want []string
+		for _, field := range linesOf(r.Fields, data) {
+			name, _, _ := strings.Cut(field, ":")
+			lower := inLower(name)
+			if anyOf([]string{lower}, drop) || anyOf([]string{lower}, hopByHop) {
+				continue
+			}
+			if lower == "content-length" {
+				if r.Chunked {
+					continue
+				}
+				drop = append(drop, lower) // once
+			}
+			want = append(want, field)
+		}
+		var others []string
+		for _, field := range linesOf(s.Fields, head) {
+			if name, _, _ := strings.Cut(field, ":"); inLower(name) != "connection" {
+				others = append(others, field)
+			}
+		}
+		if !reflect.DeepEqual(others, want) {
+			t.Errorf("%q: passed on as %q: other fields\n%q, want\n%q", in, head, others, want)
+		}
+
+		req := &http.Request{Method: []string{"GET", "HEAD", "POST"}[method%3]}
+		before, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(in)), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), req)
+		if err != nil {
+			t.Fatalf("%q: passed on as %q: net/http: %v", in, head, err)
+		}
+		if after.Status != before.Status || after.Proto != before.Proto ||
+			r.Body([]byte(req.Method)) != NoBody && after.ContentLength != before.ContentLength ||
+			!reflect.DeepEqual(after.TransferEncoding, before.TransferEncoding) || !reflect.DeepEqual(after.Header["Set-Cookie"], before.Header["Set-Cookie"]) {
+			t.Errorf("%q: passed on as %q: net/http:\n%+v, want\n%+v", in, head, after, before)
+		}
+		if r.Status >= 200 && !after.Close {
+			t.Errorf("%q: net/http does not close", head)
+		}
+	})
+}
+
+// hopByHop are fields that concern one connection, and mayNotNominate those that a
+// Connection field must not name.
+var (
+	hopByHop       = []string{"keep-alive", "proxy-connection", "te", "http2-settings"}
+	mayNotNominate = []string{"host", "content-length", "transfer-encoding", "authorization", "cookie", "forwarded", "x-forwarded-*"}
+)
+
+// anyOf reports whether one of the names is in the list, where an asterisk at the end
+// stands for at least one byte.
+func anyOf(names, list []string) bool {
+	for _, name := range names {
+		for _, pattern := range list {
+			prefix, open := strings.CutSuffix(pattern, "*")
+			if name == pattern || open && len(name) > len(prefix) && strings.HasPrefix(name, prefix) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// nominatedIn returns the connection options in lower case, and whether there are
+// invalid ones.
+func nominatedIn(fields []Field, data []byte) (options []string, invalid bool) {
+	for _, list := range valuesOf(fields, data, "connection") {
+		for option := range strings.SplitSeq(list, ",") {
+			if option = strings.Trim(option, " \t"); option != "" {
+				options = append(options, option)
+				invalid = invalid || !httpguts.ValidHeaderFieldName(option)
+			}
+		}
+	}
+	return options, invalid
+}
+
+// wantUpgrade returns the protocol that is asked for, if it may be websocket or other.
+func wantUpgrade(r *Reader, data []byte, options []string) string {
+	method := string(r.Method.Of(data))
+	if r.Minor == 0 || method == "CONNECT" || !anyOf([]string{"upgrade"}, options) {
+		return ""
+	}
+	keys := valuesOf(r.Fields, data, "sec-websocket-key")
+	for _, list := range valuesOf(r.Fields, data, "upgrade") {
+		for protocol := range strings.SplitSeq(list, ",") {
+			switch strings.Trim(protocol, " \t") {
+			case "other":
+				return "other"
+			case "websocket":
+				key, _ := r.Lookup(data, "Sec-WebSocket-Key")
+				raw, err := base64.StdEncoding.DecodeString(string(key))
+				if method == "GET" && len(keys) == 1 && err == nil && len(raw) == 16 && !anyOf([]string{"sec-websocket-key"}, options) {
+					return "websocket"
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// valuesOf returns the values of the fields of that name, all in lower case.
+func valuesOf(fields []Field, data []byte, name string) (values []string) {
+	for _, line := range linesOf(fields, data) {
+		if n, value, _ := strings.Cut(inLower(line), ":"); n == name {
+			values = append(values, value)
+		}
+	}
+	return values
+}
+
+// inLower returns s with its ASCII letters in lower case. To [strings.ToLower] the Kelvin
+// sign is a K.
+func inLower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		b[i] = lower(c)
+	}
+	return string(b)
+}
+
+// linesOf returns fields as name:value, with a space for what folds a value.
+func linesOf(fields []Field, data []byte) (lines []string) {
+	for _, f := range fields {
+		parts := strings.Split(string(f.Value.Of(data)), "\n")
+		kept := parts[:0]
+		for i, part := range parts {
+			if part = strings.Trim(part, " \t\r"); part != "" || i == 0 {
+				kept = append(kept, part)
+			}
+		}
+		lines = append(lines, string(f.Name.Of(data))+":"+strings.Join(kept, " "))
+	}
+	return lines
+}
+
+// checkLines fails unless every line of head ends in CR LF, none is folded, and one
+// field at most says where the body ends.
+func checkLines(t *testing.T, head []byte) {
+	t.Helper()
+	framing := 0
+	for line := range bytes.SplitSeq(head, []byte("\r\n")) {
+		if bytes.ContainsAny(line, "\r\n") || len(line) > 0 && (line[0] == ' ' || line[0] == '\t') {
+			t.Errorf("%q: line %q", head, line)
+		}
+		switch name, _, _ := bytes.Cut(line, []byte(":")); inLower(string(name)) {
+		case "content-length", "transfer-encoding":
+			framing++
+		}
+	}
+	if framing > 1 || !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
+		t.Errorf("%q: %d fields of the framing", head, framing)
+	}
 }
