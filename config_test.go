@@ -190,8 +190,9 @@ func TestCaddyfileOptionErrors(t *testing.T) {
 		{"inspect", "max_pending", "10", badCounts},
 		{"inspect", "max_pending_per_ip", "10", badCounts},
 		{"http_app web", "wait", "5s", badDurations},
-		{"http_app web", "reuse", "pin", map[string]string{"always": "option 'reuse': unknown value 'always': use reinspect, close, pin"}},
+		{"http_app web", "reuse", "reinspect", map[string]string{"always": "option 'reuse': unknown value 'always': use reinspect, close, pin"}},
 		{"relay 10.0.0.5:9000", "dial_timeout", "3s", badDurations},
+		{"relay 10.0.0.5:9000", "response_header_timeout", "30s", badDurations},
 		{"relay 10.0.0.5:9000", "idle_timeout", "1h", badDurations},
 		{"relay 10.0.0.5:9000", "half_close_timeout", "5m", badDurations},
 		{"relay 10.0.0.5:9000", "reuse", "pin", map[string]string{
@@ -307,6 +308,17 @@ func TestCaddyfileErrors(t *testing.T) {
 		{name: "rewrite_head: trusted twice", config: "rewrite_head {\n forwarded trusted 10.0.0.0/8 10.0.0.0/8\n}", want: "option 'forwarded': duplicate network '10.0.0.0/8'"},
 		{name: "rewrite_head: forwarded twice", config: "rewrite_head {\n forwarded\n forwarded trusted 10.0.0.0/8\n}", want: "duplicate option 'forwarded'"},
 		{name: "rewrite_head: forwarded with block", config: "rewrite_head {\n forwarded {\n trusted 10.0.0.0/8\n }\n}", want: "option 'forwarded' takes no block"},
+		{name: "relay: upgrade off", config: "relay 10.0.0.5:9000 {\n upgrade off\n}"},
+		{name: "relay: upgrade to several protocols", config: "relay 10.0.0.5:9000 {\n upgrade websocket tls/1.0\n}"},
+		{name: "relay: upgrade without protocol", config: "relay 10.0.0.5:9000 {\n upgrade\n}", want: "option 'upgrade' takes the names of protocols, or off"},
+		{name: "relay: upgrade off and a protocol", config: "relay 10.0.0.5:9000 {\n upgrade websocket off\n}", want: "option 'upgrade': off stands alone"},
+		{name: "relay: upgrade off twice", config: "relay 10.0.0.5:9000 {\n upgrade off off\n}", want: "option 'upgrade': off stands alone"},
+		{name: "relay: upgrade twice", config: "relay 10.0.0.5:9000 {\n upgrade websocket\n upgrade off\n}", want: "duplicate option 'upgrade'"},
+		{name: "relay: upgrade with block", config: "relay 10.0.0.5:9000 {\n upgrade websocket {\n x\n }\n}", want: "option 'upgrade' takes no block"},
+		{name: "relay: upgrade with block alone", config: "relay 10.0.0.5:9000 {\n upgrade {\n x\n }\n}", want: "option 'upgrade' takes the names of protocols, or off"},
+		{name: "relay: keep_alias_headers with argument", config: "relay 10.0.0.5:9000 {\n keep_alias_headers on\n}", want: "keep_alias_headers takes no arguments; unexpected 'on'"},
+		{name: "relay: keep_alias_headers with block", config: "relay 10.0.0.5:9000 {\n keep_alias_headers {\n x\n }\n}", want: "option 'keep_alias_headers' takes no block"},
+		{name: "relay: keep_alias_headers twice", config: "relay 10.0.0.5:9000 {\n keep_alias_headers\n keep_alias_headers\n}", want: "duplicate option 'keep_alias_headers'"},
 
 		{name: "relay: lb_policy without name", config: "relay 10.0.0.5:9000 {\n lb_policy\n}", want: "after 'lb_policy'"},
 		{name: "relay: unknown lb_policy", config: "relay 10.0.0.5:9000 {\n lb_policy fastest\n}", want: "layer4.proxy.selection_policies.fastest"},
@@ -515,7 +527,7 @@ func TestJSONErrors(t *testing.T) {
 		{"http_app: reuse pin", app(`,"reuse":"pin"`), ""},
 		{"http_app: reuse reinspect", app(`,"reuse":"reinspect"`), ""},
 		{"http_app: reuse close", app(`,"reuse":"close"`), ""},
-		{"http_app: reuse unknown", app(`,"reuse":"always"`), `reuse: unknown value "always"`},
+		{"http_app: reuse unknown", app(`,"reuse":"always"`), `reuse: unknown value "always": use reinspect, close or pin`},
 		{"http_app: unknown field", app(`,"name":"web"`), "name"},
 		{"http_app: listener without name", app(`,"listener":":80"`), `listener ":80": use <name> or <name>:<port>`},
 		{"http_app: listener with a bad port", app(`,"listener":"web:http"`), `listener "web:http": use <name> or <name>:<port>`},
@@ -535,7 +547,27 @@ func TestJSONErrors(t *testing.T) {
 		{"relay: half_close_timeout negative", relay(`,"half_close_timeout":"-1s"`), "half_close_timeout: -1s is less than 0"},
 		{"relay: reuse pin", relay(`,"reuse":"pin"`), ""},
 		{"relay: reuse close", relay(`,"reuse":"close"`), ""},
-		{"relay: reuse unknown", relay(`,"reuse":"reinspect"`), `reuse: unknown value "reinspect"`},
+		{"relay: reuse empty", relay(`,"reuse":""`), ""},
+		{"relay: reuse unknown", relay(`,"reuse":"always"`), `reuse: unknown value "always": use close or pin`},
+		{"relay: reuse reinspect", relay(`,"reuse":"reinspect"`), `reuse: unknown value "reinspect": use close or pin`},
+		{"relay: response_header_timeout", relay(`,"response_header_timeout":"30s"`), ""},
+		{"relay: response_header_timeout 0", relay(`,"response_header_timeout":0`), ""},
+		{"relay: response_header_timeout negative", relay(`,"response_header_timeout":"-1s"`), "response_header_timeout: -1s is less than 0"},
+		{"relay: upgrade websocket", relay(`,"upgrade":["websocket"]`), ""},
+		{"relay: upgrade in other letters", relay(`,"upgrade":["WebSocket"]`), ""},
+		{"relay: upgrade with a version", relay(`,"upgrade":["IRC/6.9"]`), ""},
+		{"relay: upgrade none", relay(`,"upgrade":[]`), ""},
+		{"relay: upgrade null", relay(`,"upgrade":null`), ""},
+		{"relay: upgrade no array", relay(`,"upgrade":"websocket"`), "upgrade"},
+		{"relay: upgrade h2c", relay(`,"upgrade":["websocket","h2c"]`), "upgrade: h2c multiplexes requests that would not be routed; use 'reuse pin' if that is wanted"},
+		{"relay: upgrade h2c in other letters", relay(`,"upgrade":["H2C"]`), "upgrade: H2C multiplexes requests"},
+		{"relay: upgrade h2", relay(`,"upgrade":["h2"]`), "upgrade: h2 multiplexes requests"},
+		{"relay: upgrade empty name", relay(`,"upgrade":[""]`), `upgrade: "" is no name of a protocol`},
+		{"relay: upgrade list in one name", relay(`,"upgrade":["websocket, irc"]`), `upgrade: "websocket, irc" is no name of a protocol`},
+		{"relay: upgrade two versions", relay(`,"upgrade":["irc/6/9"]`), `upgrade: "irc/6/9" is no name of a protocol`},
+		{"relay: upgrade line end", relay(`,"upgrade":["irc\r\nX: y"]`), "is no name of a protocol"},
+		{"relay: keep_alias_headers", relay(`,"keep_alias_headers":true`), ""},
+		{"relay: keep_alias_headers no boolean", relay(`,"keep_alias_headers":"yes"`), "keep_alias_headers"},
 		{"relay: proxy_protocol v1", relay(`,"proxy_protocol":"v1"`), ""},
 		{"relay: proxy_protocol v2", relay(`,"proxy_protocol":"v2"`), ""},
 		{"relay: proxy_protocol unknown", relay(`,"proxy_protocol":"v3"`), `proxy_protocol: unknown version "v3": use v1 or v2`},
@@ -614,6 +646,43 @@ func TestUntilLineLooksEverywhere(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := loadCaddyfile(t, inRoute(test.config))
 			checkError(t, err, "http_request host needs the header fields")
+		})
+	}
+}
+
+// TestUntilLineRefusesReuse checks that each request can only be routed where inspect
+// waits for heads, and that a reuse that is left out is no error.
+func TestUntilLineRefusesReuse(t *testing.T) {
+	const (
+		fix = " (which is pin if it is left out) needs the whole head, which 'until line' does not wait for"
+
+		subroute = "subroute {\n route {\n %s\n }\n}"
+		nested   = "inspect {\n route {\n %s\n }\n}"
+	)
+	relay := func(reuse string) string { return "relay 10.0.0.5:9000 {\n" + reuse + "\n}" }
+	app := func(reuse string) string { return "http_app web {\n" + reuse + "\n}" }
+	tests := []struct{ name, until, handlers, want string }{
+		{"relay close", "line", relay("reuse close"), "route 0: relay with reuse close" + fix},
+		{"relay pin", "line", relay("reuse pin"), ""},
+		{"relay unset", "line", relay(""), ""},
+		{"relay close, until headers", "headers", relay("reuse close"), ""},
+		{"http_app close", "line", app("reuse close"), "route 0: http_app with reuse close" + fix},
+		{"http_app reinspect", "line", app("reuse reinspect"), "route 0: http_app with reuse reinspect" + fix},
+		{"http_app pin", "line", app("reuse pin"), ""},
+		{"http_app unset", "line", app(""), ""},
+		{"http_app reinspect, until headers", "headers", app("reuse reinspect"), ""},
+		{"after another handler", "line", "throttle {\n read_bytes_per_second 1000\n}\n" + relay("reuse close"), "relay with reuse close" + fix},
+		{"in the second route", "line", "echo\n}\nroute {\n" + relay("reuse close"), "route 1: relay with reuse close" + fix},
+		{"in a subroute", "line", fmt.Sprintf(subroute, relay("reuse close")), "relay with reuse close" + fix},
+		{"in a subroute of a subroute", "line", fmt.Sprintf(subroute, fmt.Sprintf(subroute, app("reuse reinspect"))), "http_app with reuse reinspect" + fix},
+		{"after a subroute", "line", fmt.Sprintf(subroute, relay("")) + "\n" + app("reuse close"), "http_app with reuse close" + fix},
+		{"in another inspect", "line", fmt.Sprintf(nested, relay("reuse close")), ""},
+		{"after another inspect", "line", fmt.Sprintf(nested, relay("")) + "\n" + relay("reuse close"), ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadCaddyfile(t, inRoute("inspect {\n until "+test.until+"\n route {\n"+test.handlers+"\n}\n}"))
+			checkError(t, err, test.want)
 		})
 	}
 }

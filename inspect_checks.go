@@ -24,8 +24,8 @@ func (h *Inspect) checkUntilLine() error {
 		if name := looksBeyondLine(route.MatcherSetsRaw, route.HandlersRaw); name != "" {
 			return fmt.Errorf("route %d: http_request %s needs the header fields, which 'until line' does not wait for; use 'until headers'", i, name)
 		}
-		if rewritesHead(route.HandlersRaw) {
-			return fmt.Errorf("route %d: rewrite_head edits the whole head, which 'until line' does not wait for; use 'until headers'", i)
+		if what := needsHead(route.HandlersRaw); what != "" {
+			return fmt.Errorf("route %d: %s, which 'until line' does not wait for; use 'until headers'", i, what)
 		}
 	}
 	return nil
@@ -66,29 +66,34 @@ func looksBeyondLine(sets []caddy.ModuleMap, handlers []json.RawMessage) string 
 	return ""
 }
 
-// rewritesHead reports whether rewrite_head is among the handlers of a route, also in
-// subroutes, before another inspect that reads a head of its own.
-func rewritesHead(handlers []json.RawMessage) bool {
+// needsHead says what needs the whole head among the handlers of a route, or "". It
+// looks into subroutes, and not beyond another inspect, which reads a head of its own.
+func needsHead(handlers []json.RawMessage) string {
 	for _, raw := range handlers {
 		var handler struct {
 			Handler string  `json:"handler"`
+			Reuse   string  `json:"reuse"`
 			Routes  []Route `json:"routes"`
 		}
 		if json.Unmarshal(raw, &handler) != nil {
 			continue
 		}
-		switch handler.Handler {
-		case "rewrite_head":
-			return true
-		case "inspect":
-			return false
-		case "subroute":
-			if slices.ContainsFunc(handler.Routes, func(r Route) bool { return rewritesHead(r.HandlersRaw) }) {
-				return true
+		switch name, reuse := handler.Handler, handler.Reuse; {
+		case name == "inspect":
+			return ""
+		case name == "rewrite_head":
+			return "rewrite_head edits the whole head"
+		case name == "relay" && reuse == "close", name == "http_app" && (reuse == "close" || reuse == "reinspect"):
+			return name + " with reuse " + reuse + " (which is pin if it is left out) needs the whole head"
+		case name == "subroute":
+			for _, route := range handler.Routes {
+				if what := needsHead(route.HandlersRaw); what != "" {
+					return what
+				}
 			}
 		}
 	}
-	return false
+	return ""
 }
 
 // checkHTTP2 refuses a configuration that would turn away every browser: as a
