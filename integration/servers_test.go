@@ -58,7 +58,8 @@ type request struct {
 
 // String returns the request as the cases write it.
 func (r request) String() string {
-	return strings.TrimSpace(r.method + " " + r.target + " " + strings.TrimSpace(r.host+" "+r.body))
+	words := []string{r.method, r.target, r.host, r.body}
+	return strings.Join(slices.DeleteFunc(words, func(word string) bool { return word == "" }), " ")
 }
 
 // recorder is a handler of net/http that records. Besides what all the servers do it

@@ -44,7 +44,7 @@ const server = http.createServer(serve);
 server.keepAliveTimeout = 0; // it is not this server that ends a connection
 
 server.on('checkContinue', (req, res) => {
-	if (!req.url === '/a/refuse') {
+	if (req.url !== '/a/refuse') {
 		res.writeContinue();
 	}
 	serve(req, res);
