@@ -26,7 +26,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// Servers that record what they see. Each parses HTTP with its own parser, so that what
+// Servers that journal what they see. Each parses HTTP with its own parser, so that what
 // one of them takes for a request is known, and not what a test takes for one.
 //
 // They answer 200 with method and target as content, once they have read the body, and
@@ -661,8 +661,8 @@ func (c *rawConn) finish() {
 
 // tap stands between streamprox and a server and keeps what goes up.
 type tap struct {
-	destination
-	address string
+	net.Listener
+	destination destination
 
 	mu    sync.Mutex
 	open  int
@@ -671,6 +671,8 @@ type tap struct {
 
 // flow is one connection to a server.
 type flow struct {
+	*net.TCPConn // from streamprox
+
 	up bytes.Buffer // what the server was sent
 
 	// unanswered is how much of it was sent before the server sent its first byte, or
@@ -685,22 +687,68 @@ type flow struct {
 // startTap lets streamprox reach a server through a tap.
 func startTap(t *testing.T, to destination) *tap {
 	t.Helper()
-	p := &tap{destination: to}
-	p.address = backend(t, p.serve)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &tap{Listener: ln, destination: to}
+	handedOut.Store(p.Addr(), true)
+	serveBackend(t, tapListener{p}, p.serve)
 	return p
 }
 
 // Addr returns the address of the tap.
-func (p *tap) Addr() string { return p.address }
+func (p *tap) Addr() string { return p.Listener.Addr().String() }
 
-// Seen waits until streamprox has ended every connection to the server.
-func (p *tap) Seen(t *testing.T) []request {
+// tapListener is the listener of a tap.
+type tapListener struct{ *tap }
+
+func (l tapListener) Addr() net.Addr { return l.Listener.Addr() }
+
+// Accept counts a connection before the next one is accepted.
+func (l tapListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	f := &flow{TCPConn: conn.(*net.TCPConn)}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open++
+	l.flows = append(l.flows, f)
+	return f, nil
+}
+
+// settle waits until streamprox has ended every connection to the server. A connection
+// of its own, which comes after all the others, tells when these have been accepted.
+func (p *tap) settle(t *testing.T) {
 	t.Helper()
+	marker := dial(t, p.Addr())
+	defer marker.Close()
+	own := marker.LocalAddr().String()
+	eventually(t, "connection to the tap", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for i, f := range p.flows {
+			if f.RemoteAddr().String() == own {
+				p.flows = slices.Delete(p.flows, i, i+1)
+				return true
+			}
+		}
+		return false
+	})
+	marker.Close()
 	eventually(t, "end of the connections to the server", func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return p.open == 0
 	})
+}
+
+// Seen returns what the server saw, once the connections to it have ended.
+func (p *tap) Seen(t *testing.T) []request {
+	t.Helper()
+	p.settle(t)
 	return p.destination.Seen(t)
 }
 
@@ -714,12 +762,8 @@ func (p *tap) took() []*flow {
 }
 
 // serve passes a connection on to the server.
-func (p *tap) serve(client net.Conn) {
-	f := new(flow)
-	p.mu.Lock()
-	p.open++
-	p.flows = append(p.flows, f)
-	p.mu.Unlock()
+func (p *tap) serve(conn net.Conn) {
+	f := conn.(*flow)
 	defer func() {
 		p.mu.Lock()
 		p.open--
@@ -733,13 +777,13 @@ func (p *tap) serve(client net.Conn) {
 	down := make(chan struct{})
 	go func() {
 		defer close(down)
-		pass(client, upstream, func([]byte) {
+		_ = pass(f.TCPConn, upstream, func([]byte) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			f.answered = true
 		})
 	}()
-	err = pass(upstream, client, func(data []byte) {
+	err = pass(upstream, f.TCPConn, func(data []byte) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		f.up.Write(data)
