@@ -32,6 +32,7 @@ type reinspectConn struct {
 	in       *inspection           // of the message
 	body     httphead.Body         // follows the message's body
 	complete bool                  // the message has been read; the bytes to deliver are in pending
+	trailer  []byte                // what has been read of its trailer section, unless that came in one piece
 	broken   error                 // why the rest of the message cannot be read
 	rest     []byte                // what was read beyond the message
 	next     *inspection           // of the request after it, once somebody has asked for it
@@ -83,10 +84,30 @@ func newReinspectConn(in *inspection, conn net.Conn, data []byte, headLen int, s
 func (c *reinspectConn) begin(in *inspection, data []byte, headLen int) {
 	c.in, c.next = in, nil
 	c.body.Reset(in.head.ContentLength, in.head.Chunked)
-	n, done, err := c.body.Read(data[headLen:])
-	c.complete, c.broken = done, err
+	n, within := c.follow(data[headLen:])
 	end := headLen + n
-	c.pending, c.rest = data[:end:end], data[end:]
+	c.pending, c.rest = data[:end:end], data[headLen+within:]
+}
+
+// follow looks at the next bytes of the message's body. It returns how many of them may
+// be delivered, and how many belong to the message.
+//
+// A trailer section is delivered when it is complete, and not at all if it is broken.
+// Caddy hides its body from net/http's server, which then reads on after a trailer
+// section that it could not read, and would answer the pieces of that as a request.
+func (c *reinspectConn) follow(data []byte) (n, within int) {
+	before := c.body.Trailer()
+	within, c.complete, c.broken = c.body.Read(data)
+	held := c.body.Trailer() - before
+	switch {
+	case c.broken != nil:
+		c.trailer = nil
+	case c.complete && before == 0:
+		return within, within // it came in one piece
+	default:
+		c.trailer = append(c.trailer, data[within-held:within]...)
+	}
+	return within - held, within
 }
 
 // Read implements net.Conn.
@@ -106,6 +127,8 @@ func (c *reinspectConn) Read(p []byte) (int, error) {
 	case !c.complete:
 		c.requestTaken()
 		return c.readMessage(p)
+	case len(c.trailer) > 0:
+		return c.takeTrailer(p), nil
 	case len(p) == 1:
 		c.requestTaken()
 		return 0, c.watch()
@@ -121,14 +144,28 @@ func (c *reinspectConn) readMessage(p []byte) (int, error) {
 	if left := c.body.Left(); 0 < left && left < int64(len(p)) {
 		p = p[:left]
 	}
-	n, err := c.Conn.Read(p)
-	within, done, broken := c.body.Read(p[:n])
-	c.complete, c.broken = done, broken
-	c.rest = append(c.rest, p[within:n]...)
-	if within == 0 && broken != nil {
-		err = broken
+	for {
+		n, err := c.Conn.Read(p)
+		deliver, within := c.follow(p[:n])
+		c.rest = append(c.rest, p[within:n]...)
+		switch {
+		case deliver > 0 || err != nil:
+			return deliver, err
+		case c.broken != nil:
+			return 0, c.broken
+		case c.complete:
+			return c.takeTrailer(p), nil
+		}
 	}
-	return within, err
+}
+
+// takeTrailer delivers the trailer section.
+func (c *reinspectConn) takeTrailer(p []byte) int {
+	n := copy(p, c.trailer)
+	if c.trailer = c.trailer[n:]; len(c.trailer) == 0 {
+		c.trailer = nil
+	}
+	return n
 }
 
 // unread puts what was read beyond the message back, for a hijacker.
@@ -136,9 +173,9 @@ func (c *reinspectConn) unread() {
 	if c.next != nil {
 		c.rest, c.next = c.next.data, nil
 	}
-	if len(c.rest) > 0 {
-		c.pending = append(c.pending, c.rest...)
-		c.rest = nil
+	if len(c.trailer)+len(c.rest) > 0 {
+		c.pending = append(append(c.pending, c.trailer...), c.rest...)
+		c.trailer, c.rest = nil, nil
 	}
 }
 

@@ -211,6 +211,8 @@ func TestReinspect(t *testing.T) {
 			[]string{"200 /1 hello", "200 a GET /a/2 HTTP/1.1"}, []string{"/1"}},
 		{"content with a trailer", "POST /1 HTTP/1.1\r\nHost: h\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nX-Sum: !\r\n\r\nGET /2" + get,
 			[]string{"200 /1 hello!", "200 /2 "}, []string{"/1", "/2"}},
+		{"a trailer that frames", "POST /1 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\nHost: i\r\n\r\nGET /a/2" + get,
+			[]string{"400 http: unexpected EOF reading trailer", "EOF"}, []string{"/1"}},
 		{"content ignored", "POST /ignore HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhelloGET /a/2" + get, []string{"200 /ignore", "200 a GET /a/2 HTTP/1.1"}, []string{"/ignore"}},
 		{"nothing follows a broken chunk", "POST /ignore HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\nGET /a/2" + get, []string{"200 /ignore", "EOF"}, []string{"/ignore"}},
 		{"malformed second", "GET /1" + get + "GET /x/../a HTTP/1.1\r\nHost: h\r\n\r\n", []string{"200 /1 ", "400 400 Bad Request", "EOF"}, []string{"/1"}},

@@ -74,6 +74,9 @@ func (c *Chunks) Read(data []byte) (n int, done bool, err error) {
 		}
 		if e := c.next(data[n]); e != nil {
 			c.err = e
+			if c.count--; c.state < inTrailer {
+				c.count = 0
+			}
 			c.state = bodyBroken
 			break
 		}
@@ -83,6 +86,15 @@ func (c *Chunks) Read(data []byte) (n int, done bool, err error) {
 		return n, false, c.err
 	}
 	return n, c.state == bodyDone, nil
+}
+
+// Trailer returns how many of the bytes read are of the trailer section, with the empty
+// line that ends it.
+func (c *Chunks) Trailer() int {
+	if c.state < inTrailer {
+		return 0
+	}
+	return c.count
 }
 
 // skip accounts for n bytes of chunk data.
@@ -329,6 +341,14 @@ func (b *Body) Read(data []byte) (n int, done bool, err error) {
 	n = int(min(b.left, int64(len(data))))
 	b.left -= int64(n)
 	return n, b.left == 0, nil
+}
+
+// Trailer is as that of [Chunks]; 0 for any other body.
+func (b *Body) Trailer() int {
+	if !b.chunked {
+		return 0
+	}
+	return b.chunks.Trailer()
 }
 
 // Left returns how many of the next bytes are the body's, whatever they are: those

@@ -316,3 +316,32 @@ func BenchmarkChunks(b *testing.B) {
 		})
 	}
 }
+
+func TestTrailer(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		in   string
+		want int
+	}{
+		{"before it", "5\r\nhello\r\n0\r\n", 0},
+		{"within", "5\r\nhello\r\n0\r\nX: ", 3},
+		{"complete", "0\r\nX: y\r\n\r\nGET /", 8},
+		{"empty", "0\r\n\r\n", 2},
+		{"broken", "0\r\nX: y\r\n z\r\n\r\n", 6},
+		{"broken before it", "+5\r\nhello\r\n", 0},
+		{"broken in a later chunk", "5\r\nhello\r\n5;=\r\n", 0},
+	} {
+		var body Body
+		body.Reset(-1, true)
+		_, _, _ = body.Read([]byte(test.in))
+		if got := body.Trailer(); got != test.want {
+			t.Errorf("%s: got %d, want %d", test.name, got, test.want)
+		}
+	}
+	var body Body
+	body.Reset(5, false)
+	_, _, _ = body.Read([]byte("hello"))
+	if got := body.Trailer(); got != 0 {
+		t.Errorf("counted: got %d, want 0", got)
+	}
+}
