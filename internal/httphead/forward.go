@@ -41,6 +41,10 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 	if err := options.check(data); err != nil {
 		return out, err
 	}
+	authority := r.authority.Of(data)
+	if !hostBytes(authority) { // net/url, and so a lenient reader, takes more in a URL
+		return out, ErrAuthority
+	}
 	connect := string(r.Method.Of(data)) == "CONNECT"
 	if !connect && r.Minor == 1 && options.has(data, "upgrade") {
 		out.Upgrade, out.Key = f.upgrade(r, data)
@@ -58,7 +62,7 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 	head = append(head, bytes.TrimRight(r.Line(-1).Of(data), "\r\n")...)
 	head = append(head, crlf...)
 	if r.Minor == 1 && !r.hasField { // CONNECT, to a lenient reader
-		head = appendField(head, hostName, r.authority.Of(data)) // RFC 9112 section 3.2
+		head = appendField(head, hostName, authority) // RFC 9112 section 3.2
 	}
 	for i, field := range r.Fields {
 		name, value, line := field.Name.Of(data), field.Value.Of(data), r.Line(i).Of(data)
@@ -79,7 +83,7 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 		case codingField:
 			keep = r.Chunked
 		case hostField:
-			if authority := r.authority.Of(data); len(authority) > 0 && !equalFold(value, authority) {
+			if len(authority) > 0 && !equalFold(value, authority) {
 				value, rewrite = authority, true // RFC 9112 section 3.2.2
 			}
 		default:

@@ -143,6 +143,8 @@ var lenientTests = []forwardTest{
 	{"RFC 9112 3.2.2", "Host beside an absolute-form target", "GET http://a:80/b HTTP/1.1\r\nhost: c\r\n" + closes + "\r\n", "GET http://a:80/b HTTP/1.1\r\nhost: a:80\r\n" + closes + "\r\n", "", nil},
 	{"RFC 9112 3.2.2", "empty Host beside an absolute-form target", "GET http://a/b HTTP/1.1\r\nHost:\r\n" + closes + "\r\n", "GET http://a/b HTTP/1.1\r\nHost: a\r\n" + closes + "\r\n", "", nil},
 	{"RFC 9112 3.2.2", "Host that is the target's", "GET http://a/b HTTP/1.1\r\nHost:a\r\n" + closes + "\r\n", "GET http://a/b HTTP/1.1\r\nHost:a\r\n" + closes + "\r\n", "", nil},
+	{"RFC 9112 3.2.2", "absolute-form target whose host is for no Host", "GET http://a\"b/ HTTP/1.1\r\nHost: c\r\n\r\n", "", "", ErrAuthority},
+	{"RFC 9112 3.2", "CONNECT without Host, nor a target for it", "CONNECT a\"b:443 HTTP/1.1\r\n\r\n", "", "", ErrAuthority},
 	{"RFC 9112 3.2", "CONNECT without Host", "CONNECT a:443 HTTP/1.1\r\nX: a\r\n\r\n", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nX: a\r\n\r\n", "", nil},
 	{"RFC 9112 3.2", "CONNECT without Host, HTTP/1.0", "CONNECT a:443 HTTP/1.0\r\n\r\n", "CONNECT a:443 HTTP/1.0\r\n\r\n", "", nil},
 }
