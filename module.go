@@ -34,11 +34,18 @@
 //		file_server
 //	}
 //
+// In a route of inspect each HTTP/1 request is routed, not only the first one of a
+// connection. relay takes one request from a connection, which ends with the response;
+// an upgrade that the server accepts, and what is no HTTP, is a raw stream. http_app
+// keeps the connection: the next head is read before the HTTP server sees it, and a
+// request of another route leaves for where it belongs.
+//
 // A connection passes through the package in one direction: handler_inspect.go
 // reads its head and chooses a route; handler_rewrite.go edits the head, where a route
 // asks for it; handler_http_app.go hands the connection to a listener of the virtual
 // network (listener.go), or handler_relay.go dials an upstream and hands both ends to
-// the engine in internal/relay. replay.go moves the bytes that were buffered on the way.
+// internal/relay. replay.go moves the bytes that were buffered on the way. One thing
+// looks back: reinspect.go asks inspect where the next request on a connection belongs.
 package streamprox
 
 import (

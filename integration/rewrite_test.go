@@ -1,41 +1,12 @@
 package integration
 
 import (
-	"bufio"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
 )
-
-// headBackend answers each request with the head that it got.
-func headBackend(t *testing.T) string {
-	t.Helper()
-	return backend(t, func(conn net.Conn) {
-		var head strings.Builder
-		in := bufio.NewReader(conn)
-		for {
-			line, err := in.ReadString('\n')
-			if err != nil {
-				return
-			}
-			head.WriteString(line)
-			if line == "\r\n" {
-				break
-			}
-		}
-		resp := http.Response{
-			StatusCode:    http.StatusOK,
-			ProtoMajor:    1,
-			ProtoMinor:    1,
-			Header:        http.Header{"Connection": {"close"}},
-			Body:          io.NopCloser(strings.NewReader(head.String())),
-			ContentLength: int64(head.Len()),
-		}
-		_ = resp.Write(conn)
-	})
-}
 
 // Everything after rewrite_head sees the edited request: matchers of a subroute, the
 // relay's server and the HTTP app.
