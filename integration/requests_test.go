@@ -205,3 +205,113 @@ func TestRequestsAcrossAReload(t *testing.T) {
 	}
 	idle.get("/b/2", "end")
 }
+
+// Where the requests of one connection go, with the default of relay and of http_app.
+func TestLaterRequests(t *testing.T) {
+	const closed = "closed"
+	port, layer4 := freePort(t), freeAddress(t)
+	wrapper := "127.0.0.1:" + port
+	inspect := func(last string) string {
+		return `inspect {
+			@chat http_request path /chat/*
+			route @chat {
+				relay ` + httpBackend(t, "chat") + `
+			}
+			@other http_request path /other/*
+			route @other {
+				http_app other
+			}
+			@site http_request path /site/*
+			route @site {
+				` + last + `
+			}
+		}`
+	}
+	start(t, `{
+		servers `+wrapper+` {
+			listener_wrappers {
+				layer4 {
+					route {
+						`+inspect("http_app")+`
+					}
+				}
+			}
+		}
+		layer4 {
+			`+layer4+` {
+				route {
+					`+inspect("http_app site")+`
+				}
+			}
+		}
+	}
+	http://:`+port+` {
+		bind 127.0.0.1
+		respond "wrapped {uri}"
+	}
+	http://:81 {
+		bind streamprox/site
+		respond "site {uri}"
+	}
+	http://:82 {
+		bind streamprox/other
+		respond "other {uri}"
+	}`)
+	tests := []struct {
+		name, address string
+		paths, want   []string
+	}{
+		{"the same route", layer4, []string{"/site/1", "/site/2", "/site/3"}, []string{"site /site/1", "site /site/2", "site /site/3"}},
+		{"to another site and back", layer4, []string{"/site/1", "/other/2", "/other/3", "/site/4"}, []string{"site /site/1", "other /other/2", "other /other/3", "site /site/4"}},
+		{"to relay, whose response is the last", layer4, []string{"/site/1", "/chat/2", "/site/3"}, []string{"site /site/1", "chat GET /chat/2 ", closed}},
+		{"relay alone", layer4, []string{"/chat/1", "/chat/2"}, []string{"chat GET /chat/1 ", closed}},
+		{"no route", layer4, []string{"/site/1", "/none", "/site/2"}, []string{"site /site/1", closed, closed}},
+		{"malformed", layer4, []string{"/site/1", "/site/../chat/2", "/site/3"}, []string{"site /site/1", "400 Bad Request\n", closed}},
+		{"wrapper: the same route", wrapper, []string{"/site/1", "/site/2"}, []string{"wrapped /site/1", "wrapped /site/2"}},
+		{"wrapper: to relay", wrapper, []string{"/site/1", "/chat/2", "/site/3"}, []string{"wrapped /site/1", "chat GET /chat/2 ", closed}},
+		{"wrapper: to another site", wrapper, []string{"/site/1", "/other/2", "/other/3"}, []string{"wrapped /site/1", "other /other/2", "other /other/3"}},
+		{"wrapper: back to the wrapped server", wrapper, []string{"/site/1", "/other/2", "/site/3"}, []string{"wrapped /site/1", "other /other/2", closed}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for _, piece := range pieces {
+				conn := dial(t, test.address)
+				r := bufio.NewReader(conn)
+				for i, path := range test.paths {
+					send(t, conn, "GET "+path+" HTTP/1.1\r\nHost: a\r\n\r\n", piece.size)
+					if got := contentOrClosed(t, r); got != test.want[i] {
+						t.Errorf("%s, %s: got %q, want %q", piece.name, path, got, test.want[i])
+					}
+				}
+			}
+			conn := dial(t, test.address)
+			send(t, conn, "GET "+strings.Join(test.paths, " HTTP/1.1\r\nHost: a\r\n\r\nGET ")+" HTTP/1.1\r\nHost: a\r\n\r\n", 1<<20)
+			r := bufio.NewReader(conn)
+			for i, path := range test.paths {
+				if got := contentOrClosed(t, r); got != test.want[i] {
+					t.Errorf("sent ahead, %s: got %q, want %q", path, got, test.want[i])
+				}
+			}
+		})
+	}
+}
+
+// contentOrClosed returns the content of the next response, or "closed" if there is none.
+func contentOrClosed(t *testing.T, r *bufio.Reader) string {
+	t.Helper()
+	if _, err := r.Peek(1); err != nil {
+		if err != io.EOF && !isReset(err) {
+			t.Errorf("waiting for a response: %v", err)
+		}
+		return "closed"
+	}
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatalf("reading the response: %v", err)
+	}
+	content, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Errorf("reading the content: %v", err)
+	}
+	return string(content)
+}
