@@ -957,6 +957,32 @@ func TestUnboundedNotWarns(t *testing.T) {
 	}
 }
 
+// TestRequestsLeftToAWrappedServerWarn checks that a configuration which routes only the
+// first request of some connections says so.
+func TestRequestsLeftToAWrappedServerWarn(t *testing.T) {
+	const text = "end the routes with 'route { http_app }'"
+	const chat = "@chat http_request path /chat/*\n route @chat {\n echo\n }\n"
+	wrapper := func(inspect string) string {
+		return "{\n servers :8080 {\n listener_wrappers {\n layer4 {\n route {\n " + inspect + "\n }\n }\n }\n }\n}\nhttp://:8080 {\n respond outer\n}\n"
+	}
+	for name, test := range map[string]struct {
+		config string
+		warned bool
+	}{
+		"no route":              {wrapper("inspect"), true},
+		"no route for the rest": {wrapper("inspect {\n " + chat + "}"), true},
+		"a route for the rest":  {wrapper("inspect {\n " + chat + "route {\n http_app\n }\n}"), false},
+		"in a server of layer4": {inRoute("inspect {\n " + chat + "}"), false},
+		"a route for all of it": {wrapper("inspect {\n route {\n echo\n }\n}"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			warnings, err := loadCaddyfile(t, test.config)
+			checkError(t, err, "")
+			checkWarnings(t, warnings, test.warned, text)
+		})
+	}
+}
+
 // TestFailedConfigurationsKeepNoPeers checks that upstreams of configurations that
 // were refused are forgotten.
 func TestFailedConfigurationsKeepNoPeers(t *testing.T) {

@@ -49,10 +49,11 @@ type HTTPApp struct {
 	// `reinspect`; `pin` where inspect waits for the request line alone.
 	Reuse string `json:"reuse,omitempty"`
 
-	wait    time.Duration
-	wrapped bool                           // inside a listener wrapper
-	targets func() (*httpListeners, error) // of the configuration this handler is in
-	logger  *zap.Logger
+	wait     time.Duration
+	wrapped  bool                           // inside a listener wrapper
+	targets  func() (*httpListeners, error) // of the configuration this handler is in
+	unrouted unroutedLog
+	logger   *zap.Logger
 }
 
 // CaddyModule returns the Caddy module information.
@@ -322,10 +323,15 @@ func (h *HTTPApp) hand(in *inspection, conn net.Conn, pending []byte, closed fun
 
 // reuse returns how a connection that begins as inspected is used.
 func (h *HTTPApp) reuse(in *inspection) reuse {
-	if in == nil || in.outcome != OutcomeHTTP || in.head.Options().LineOnly {
+	reuse, _ := parseReuse(h.Reuse, reuseReinspect) // checked by Provision
+	switch {
+	case reuse == reusePin:
+	case !in.routed():
+		h.unrouted.log(h.logger, h.Reuse)
+		return reusePin
+	case in.outcome != OutcomeHTTP, in.head.Options().LineOnly:
 		return reusePin
 	}
-	reuse, _ := parseReuse(h.Reuse, reuseReinspect) // checked by Provision
 	return reuse
 }
 

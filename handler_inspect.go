@@ -101,6 +101,9 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 	if err := h.checkUntilLine(); err != nil {
 		return err
 	}
+	if h.leavesRequests(ctx) {
+		h.logger.Warn("a request that no route takes reaches the wrapped server with all that follow on its connection; end the routes with 'route { http_app }' to have each routed")
+	}
 	for i, route := range h.Routes {
 		if unboundedNot(route.MatcherSetsRaw) {
 			h.logger.Warn("a route matches what is not this request, and so everything that is not HTTP; add 'inspected http' to its matchers",

@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -95,7 +94,7 @@ type Relay struct {
 	halfCloseTimeout time.Duration
 	responseTimeout  time.Duration
 	forward          httphead.Forward
-	rawOnce          sync.Once
+	unrouted         unroutedLog
 	proxyVersion     byte // 0: no PROXY protocol header
 	engine           relay.Engine
 	ctx              caddy.Context
@@ -269,10 +268,8 @@ func (h *Relay) reuse(in *inspection) reuse {
 	switch {
 	case h.Reuse == "pin":
 		return reusePin
-	case in == nil:
-		h.rawOnce.Do(func() {
-			h.logger.Info("only the first request of a connection is routed: it comes here without inspect")
-		})
+	case !in.routed():
+		h.unrouted.log(h.logger, h.Reuse)
 		return reusePin
 	case in.outcome != OutcomeHTTP, in.head.Options().LineOnly:
 		return reusePin

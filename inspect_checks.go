@@ -66,6 +66,13 @@ func looksBeyondLine(sets []caddy.ModuleMap, handlers []json.RawMessage) string 
 	return ""
 }
 
+// leavesRequests reports whether requests of a wrapped server may be taken by no route:
+// they reach the server together with all that follow on their connection.
+func (h *Inspect) leavesRequests(ctx caddy.Context) bool {
+	return ctx.Value(caddyhttp.ServerCtxKey) != nil &&
+		!slices.ContainsFunc(h.Routes, func(r *Route) bool { return len(r.MatcherSetsRaw) == 0 })
+}
+
 // needsHead says what needs the whole head among the handlers of a route, or "". It
 // looks into subroutes, and not beyond another inspect, which reads a head of its own.
 func needsHead(handlers []json.RawMessage) string {

@@ -155,6 +155,10 @@ func (in *inspection) stream() *layer4.Connection {
 	return in.forked
 }
 
+// routed reports whether a connection has come here by a route of inspect: then what
+// follows the first request can be routed too.
+func (in *inspection) routed() bool { return in != nil && in.route >= 0 }
+
 // method returns the method of the request, or "" if the outcome is not HTTP.
 func (in *inspection) method() string {
 	if in == nil || in.outcome != OutcomeHTTP {

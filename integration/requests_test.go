@@ -315,3 +315,60 @@ func contentOrClosed(t *testing.T, r *bufio.Reader) string {
 	}
 	return string(content)
 }
+
+// TestRequestsOutsideInspectsRoutes checks that handlers which no route of inspect has
+// chosen take the whole connection, and say so.
+func TestRequestsOutsideInspectsRoutes(t *testing.T) {
+	const message = "only the first request of a connection is routed: "
+	pinned := httpBackendKept(t, "kept")
+	for _, test := range []struct{ name, before, handler, want string }{
+		{"http_app without inspect", "", "http_app web", "site"},
+		{"http_app after inspect", "inspect {\n @b http_request path /b/*\n route @b {\n relay 127.0.0.1:1\n }\n}\n", "http_app web", "site"},
+		{"relay without inspect", "", "relay " + pinned, "kept"},
+		{"relay after inspect", "inspect {\n @b http_request path /b/*\n route @b {\n relay 127.0.0.1:1\n }\n}\n", "relay " + pinned, "kept"},
+	} {
+		for _, reuse := range []string{"", "close"} {
+			t.Run(test.name+" "+reuse, func(t *testing.T) {
+				address := freeAddress(t)
+				handler, level, msg := test.handler, "info", message+"this handler is not in a route of inspect"
+				if reuse != "" {
+					handler += " {\n reuse " + reuse + "\n}"
+					level, msg = "warn", message+"reuse has no effect outside the routes of inspect"
+				}
+				s := start(t, `{
+					layer4 {
+						`+address+` {
+							route {
+								`+test.before+handler+`
+							}
+						}
+					}
+				}
+				http://:80 {
+					bind streamprox/web
+					respond "site {uri}"
+				}`)
+				newScript(t, address).get("/1 /b/2", test.want+" /1", test.want+" /b/2")
+				newScript(t, address).get("/3", test.want+" /3")
+				s.logs.expect(t, map[string]any{"level": level, "msg": msg})
+			})
+		}
+	}
+}
+
+// httpBackendKept is an HTTP server that answers with its name and the target, and keeps
+// its connections.
+func httpBackendKept(t *testing.T, name string) string {
+	t.Helper()
+	return backend(t, func(conn net.Conn) {
+		r := bufio.NewReader(conn)
+		for {
+			request, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			content := name + " " + request.RequestURI
+			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(content), content)
+		}
+	})
+}
