@@ -32,6 +32,7 @@ func testEngine(t *testing.T, newEngine func(*Registry) Engine) {
 	t.Run("resets", func(t *testing.T) { testResets(t, e, "tcp") })
 	t.Run("drain", func(t *testing.T) { testDrain(t, newEngine) })
 	t.Run("drain while streams start", func(t *testing.T) { testDrainUnderFire(t, newEngine) })
+	t.Run("kill a group", func(t *testing.T) { testKill(t, newEngine) })
 
 	registry.Drain(t.Context())
 	if got := registry.Len(); got != 0 {
@@ -501,6 +502,47 @@ func testDrain(t *testing.T, newEngine func(*Registry) Engine) {
 	if got := registry.Len(); got != 0 {
 		t.Errorf("streams after Drain: got %d, want 0", got)
 	}
+}
+
+// testKill resets the streams of a group, and no others.
+func testKill(t *testing.T, newEngine func(*Registry) Engine) {
+	registry, group, other := new(Registry), new(Registry), new(Registry)
+	e := newEngine(registry)
+	ended := relayed(t, e, "tcp", Stream{Group: group})
+	closeWrite(t, ended.client)
+	closeWrite(t, ended.upstream)
+	ended.ends(t, Account{Cause: Finished})
+	if got := group.Kill(); got != 0 {
+		t.Errorf("killed: got %d streams, want none, since the only one has ended", got)
+	}
+
+	first, second := relayed(t, e, "tcp", Stream{Group: group}), relayed(t, e, "tcp", Stream{Group: group})
+	alone, elsewhere := relayed(t, e, "tcp", Stream{}), relayed(t, e, "tcp", Stream{Group: other})
+	if got := group.Kill(); got != 2 {
+		t.Errorf("killed: got %d streams, want 2", got)
+	}
+	for _, l := range []*link{first, second} {
+		receivesReset(t, l.client)
+		receivesReset(t, l.upstream)
+		l.ends(t, Account{Cause: Killed})
+	}
+	for _, l := range []*link{alone, elsewhere} {
+		send(t, l.client, "still here")
+		receives(t, l.upstream, "still here")
+	}
+	registry.Drain(canceled(t))
+	for _, r := range []*Registry{registry, group, other} {
+		if got := r.Len(); got != 0 {
+			t.Errorf("streams left: got %d, want 0", got)
+		}
+	}
+}
+
+// canceled returns a context that is over.
+func canceled(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
 }
 
 // testDrainUnderFire starts streams while Drain resets them: each is accounted for

@@ -42,6 +42,7 @@ type Exchange struct {
 	HalfCloseTimeout time.Duration // as that of a Stream; of a tunnel
 
 	Streams *Registry // where the exchange is registered; nil: nowhere
+	Group   *Registry // as that of a Stream
 	Tunnels Engine
 
 	// Done is as that of a Stream.
@@ -101,6 +102,7 @@ func (x *Exchange) Run() {
 	_ = client.SetDeadline(time.Time{})
 	_ = upstream.SetDeadline(time.Time{})
 	e.registry.add(e)
+	e.Group.add(e)
 	e.checkClocks()
 	go e.send()
 	e.receive()
@@ -114,6 +116,7 @@ func (x *Exchange) Run() {
 		e.conclude("http")
 	}
 	e.registry.remove(e)
+	e.Group.remove(e)
 }
 
 // exchange is the record of an exchange in flight. Its flow up, in a goroutine of its
@@ -519,6 +522,7 @@ func (e *exchange) startTunnel() {
 		ToClient:         Direction{Pending: e.rest},
 		IdleTimeout:      e.IdleTimeout,
 		HalfCloseTimeout: e.HalfCloseTimeout,
+		Group:            e.Group,
 		Done: func(a Account) {
 			a.ToUpstream += up
 			a.ToClient += down

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -442,4 +443,56 @@ func TestExchangeDrain(t *testing.T) {
 	receivesReset(t, l.client)
 	receivesReset(t, l.upstream)
 	l.over(t, Shutdown)
+}
+
+// TestExchangeKill checks that an exchange is killed with its group, also once it has
+// become a tunnel.
+func TestExchangeKill(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		in       string
+		response string // all of it: a tunnel begins, or it is awaited
+	}{
+		{"before the response", exchangeGet, ""},
+		{"in the response", exchangeGet, ok + "Content-Length: 9\r\n\r\n1"},
+		{"in a tunnel", "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			group := new(Registry)
+			l := exchanged(t, "tcp", test.in, func(x *Exchange) { x.Group = group })
+			if _, err := l.upstream.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			send(t, l.upstream, test.response)
+			if test.response != "" {
+				if _, err := l.client.Read(make([]byte, 1)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if strings.HasPrefix(test.in, "CONNECT ") {
+				send(t, l.client, "through")
+				for got := ""; !strings.HasSuffix(got, "through"); {
+					b := make([]byte, 1)
+					if _, err := l.upstream.Read(b); err != nil {
+						t.Fatal(err)
+					}
+					got += string(b)
+				}
+			}
+			for group.Len() != 1 { // the exchange is there until its tunnel is
+				runtime.Gosched()
+			}
+			if got := group.Kill(); got != 1 {
+				t.Errorf("killed: got %d, want 1", got)
+			}
+			if _, err := io.Copy(io.Discard, l.client); !isReset(err) {
+				t.Errorf("the client sees %v, want a reset", err)
+			}
+			if _, err := io.Copy(io.Discard, l.upstream); !isReset(err) {
+				t.Errorf("the upstream sees %v, want a reset", err)
+			}
+			l.over(t, Killed)
+			group.Drain(t.Context())
+		})
+	}
 }

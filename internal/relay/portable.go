@@ -28,6 +28,7 @@ func (p Portable) Start(s *Stream) {
 		halfClose: s.HalfCloseTimeout,
 		done:      s.Done,
 		registry:  p.Streams,
+		group:     s.Group,
 	}
 	st.up = flow{stream: st, src: client, dst: upstream, back: &st.down,
 		pending: s.ToUpstream.Pending, limit: s.ToUpstream.Limit}
@@ -38,6 +39,7 @@ func (p Portable) Start(s *Stream) {
 	client.SetDeadline(time.Time{})
 	upstream.SetDeadline(time.Time{})
 	st.registry.add(st)
+	st.group.add(st)
 	st.expire = func(cause Cause) { st.end(cause, nil) }
 	st.checkClocks()
 	go st.up.run()
@@ -57,7 +59,7 @@ type stream struct {
 	idle, halfClose time.Duration
 	expire          func(Cause) // ends the stream when a clock has run out
 	done            func(Account)
-	registry        *Registry
+	registry, group *Registry
 
 	running   atomic.Int32 // flows that have not left
 	delivered atomic.Int64 // when a byte was last delivered: nanoseconds since started
@@ -105,6 +107,7 @@ func (s *stream) leave() {
 	if s.running.Add(-1) == 0 {
 		s.conclude("portable")
 		s.registry.remove(s)
+		s.group.remove(s)
 	}
 }
 

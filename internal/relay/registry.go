@@ -7,8 +7,9 @@ import (
 	"sync"
 )
 
-// Registry knows the streams in flight, so that shutdown can drain them. The zero
-// value is ready. Several engines may share one.
+// Registry knows the streams in flight, so that shutdown can drain them, and so that
+// those of a group can be killed. The zero value is ready. Several engines may share
+// one.
 type Registry struct {
 	mu      sync.Mutex
 	streams map[member]struct{}
@@ -68,6 +69,20 @@ func (r *Registry) Drain(ctx context.Context) (reset int) {
 			patience, force = nil, true
 		}
 	}
+}
+
+// Kill resets the streams in flight, with the cause Killed, and returns how many. It
+// does not wait for their Done.
+func (r *Registry) Kill() (killed int) {
+	r.mu.Lock()
+	left := slices.Collect(maps.Keys(r.streams))
+	r.mu.Unlock()
+	for _, m := range left {
+		if m.end(Killed, nil) {
+			killed++
+		}
+	}
+	return killed
 }
 
 // add registers a stream. A nil Registry registers nothing.

@@ -52,6 +52,10 @@ type Stream struct {
 	// 0: none.
 	HalfCloseTimeout time.Duration
 
+	// Group is where the stream is registered besides, so that it can be killed
+	// together with others. May be nil.
+	Group *Registry
+
 	// Done is called exactly once, after both connections are closed. It must not
 	// wait for other streams (nor call [Registry.Drain]). May be nil.
 	Done func(Account)
@@ -91,7 +95,7 @@ const (
 	IdleTimeout                   // Stream.IdleTimeout
 	HalfCloseTimeout              // Stream.HalfCloseTimeout
 	Shutdown                      // reset by Registry.Drain
-	Killed                        // reset by an operator
+	Killed                        // reset by Registry.Kill
 	BadRequest                    // the client's request is no HTTP message, see Account.Err
 	BadResponse                   // the upstream's response is none, or one that was not asked for, see Account.Err
 	ResponseTimeout               // Exchange.ResponseHeaderTimeout
