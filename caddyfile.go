@@ -140,10 +140,8 @@ func (h *HTTPApp) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // proxyOptions are the options that relay shares with caddy-l4's proxy.
 // caddy-l4's parser reads them.
-var proxyOptions = []string{"upstream", "lb_policy", "lb_try_duration", "lb_try_interval"}
-
-// laterOptions are options of caddy-l4's proxy that relay does not have yet.
-var laterOptions = []string{
+var proxyOptions = []string{
+	"upstream", "lb_policy", "lb_try_duration", "lb_try_interval",
 	"health_interval", "health_port", "health_timeout", "health_fall", "health_rise", "close_if_unhealthy",
 	"fail_duration", "max_fails", "unhealthy_connection_count",
 }
@@ -158,13 +156,25 @@ var laterOptions = []string{
 //		reuse                    close|pin
 //		upgrade                  <protocols...>|off
 //		keep_alias_headers
+//		dial_allow               <hosts and networks...>
 //
 //		# as in caddy-l4's proxy
+//		health_interval     <duration>
+//		health_port         <int>
+//		health_timeout      <duration>
+//		health_fall         <int>
+//		health_rise         <int>
+//		close_if_unhealthy
+//		fail_duration               <duration>
+//		max_fails                   <int>
+//		unhealthy_connection_count  <int>
 //		lb_policy        <name> [<args...>]
 //		lb_try_duration  <duration>
 //		lb_try_interval  <duration>
 //		proxy_protocol   v1|v2
 //		upstream <address> {
+//			local_addr <address[:port]...>
+//			resolver_preference ipv4_only|ipv6_only|ipv4_first|ipv6_first
 //			max_connections <int>
 //			weight <int>
 //			tls
@@ -179,9 +189,6 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
-		if slices.Contains(laterOptions, option) {
-			return d.Errf("relay does not have proxy's option '%s' yet", option)
-		}
 		if slices.Contains(proxyOptions, option) {
 			shared = append(shared, d.NextSegment()...)
 			continue
@@ -203,6 +210,12 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			h.Reuse, err = oneOf(d, "close", "pin")
 		case "upgrade":
 			h.Upgrade, err = protocols(d)
+		case "dial_allow":
+			if h.DialAllow = d.RemainingArgs(); len(h.DialAllow) == 0 {
+				err = d.Errf("option 'dial_allow' takes hosts and networks, as in 'dial_allow *.example.org 10.0.0.0/8'")
+			} else if _, allowErr := newDialAllow(h.DialAllow); allowErr != nil {
+				err = d.WrapErr(allowErr)
+			}
 		case "keep_alias_headers":
 			h.KeepAliasHeaders = true
 			if d.NextArg() {
@@ -214,7 +227,7 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = d.Errf("option 'proxy_protocol': unknown version '%s': use v1 or v2", h.ProxyProtocol)
 			}
 		default:
-			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, upgrade, keep_alias_headers, proxy_protocol, or an option of caddy-l4's proxy (%s)",
+			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, upgrade, keep_alias_headers, dial_allow, proxy_protocol, or an option of caddy-l4's proxy (%s)",
 				option, strings.Join(proxyOptions, ", "))
 		}
 		if err == nil {
@@ -233,8 +246,56 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if len(proxy.Upstreams) == 0 {
 		return d.Errf("relay needs at least one upstream, as in 'relay 10.0.0.5:9000'")
 	}
-	h.Upstreams, h.LoadBalancing = proxy.Upstreams, proxy.LoadBalancing
+	h.Upstreams, h.LoadBalancing, h.HealthChecks = proxy.Upstreams, proxy.LoadBalancing, proxy.HealthChecks
 	return nil
+}
+
+// UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
+//
+//	header <field>
+func (s *HeaderSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) (err error) {
+	if s.Field, err = policyArgument(d); err != nil {
+		return err
+	}
+	if err := s.Validate(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
+//
+//	cookie <name>
+func (s *CookieSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) (err error) {
+	if s.Name, err = policyArgument(d); err != nil {
+		return err
+	}
+	if err := s.Validate(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
+//
+//	uri_hash
+func (*URIHashSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume policy name
+	if d.NextArg() {
+		return d.Errf("uri_hash takes no arguments; unexpected '%s'", d.Val())
+	}
+	return endOfOption(d, "uri_hash")
+}
+
+// policyArgument consumes a selection policy and returns its only argument.
+func policyArgument(d *caddyfile.Dispenser) (string, error) {
+	d.Next() // consume policy name
+	policy := d.Val()
+	argument, err := one(d)
+	if err == nil {
+		err = endOfOption(d, policy)
+	}
+	return argument, err
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:

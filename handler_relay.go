@@ -46,6 +46,10 @@ type Relay struct {
 	// policy chooses; after a failed dial each other one is tried once.
 	Upstreams l4proxy.UpstreamPool `json:"upstreams,omitempty"`
 
+	// How to notice that an upstream does not work, so that it is left out. Default: not
+	// at all.
+	HealthChecks *l4proxy.HealthChecks `json:"health_checks,omitempty"`
+
 	// How to choose among the upstreams, and for how long to try. Default: at random,
 	// one round.
 	LoadBalancing *l4proxy.LoadBalancing `json:"load_balancing,omitempty"`
@@ -85,7 +89,14 @@ type Relay struct {
 	// for X-Real-IP.
 	KeepAliasHeaders bool `json:"keep_alias_headers,omitempty"`
 
+	// The hosts, as in `example.org` or `*.example.org`, and networks, as in
+	// `10.0.0.0/8`, to which placeholders that depend on the connection may lead. A host
+	// is compared with the name that is dialled, a network with its resolved address.
+	// Default: none, and such placeholders are refused.
+	DialAllow []string `json:"dial_allow,omitempty"`
+
 	upstreams        []*upstream
+	checks           healthChecks
 	balancer         balancer
 	tryDuration      time.Duration
 	tryInterval      time.Duration
@@ -124,19 +135,32 @@ func (h *Relay) Provision(ctx caddy.Context) error {
 	if len(h.Upstreams) == 0 {
 		return errors.New("relay needs at least one upstream")
 	}
+	allow, err := newDialAllow(h.DialAllow)
+	if err != nil {
+		return err
+	}
 	for i, config := range h.Upstreams {
 		if config == nil {
 			return fmt.Errorf("upstream %d is null", i)
 		}
-		u, err := newUpstream(ctx, config)
+		if config.MaxConnections == 0 {
+			config.MaxConnections = h.checks.maxConnections
+		}
+		u, err := newUpstream(ctx, config, allow)
 		if err != nil {
 			return err
 		}
+		u.maxFails = h.checks.maxFails
 		h.upstreams = append(h.upstreams, u)
 	}
-	var err error
-	h.balancer, err = newBalancer(ctx, h.LoadBalancing)
-	return err
+	if !allow.none() && !slices.ContainsFunc(h.upstreams, func(u *upstream) bool { return u.dynamic }) {
+		h.logger.Warn("dial_allow has no effect: no upstream depends on the connection")
+	}
+	if h.balancer, err = newBalancer(ctx, h.LoadBalancing); err != nil {
+		return err
+	}
+	h.startChecks()
+	return nil
 }
 
 // provisionOptions checks the options and replaces those that are unset by defaults.
@@ -191,6 +215,9 @@ func (h *Relay) provisionOptions() error {
 	default:
 		return fmt.Errorf("reuse: unknown value %q: use close or pin", h.Reuse)
 	}
+	if err := h.provisionHealthChecks(); err != nil {
+		return err
+	}
 	return h.provisionForward()
 }
 
@@ -217,6 +244,7 @@ func (h *Relay) provisionForward() error {
 // Handle implements layer4.NextHandler. It returns when the stream has ended.
 func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	in := inspectionOf(cx)
+	cx.Context = context.WithValue(cx.Context, relayedKey{}, in)
 	pending, client := drain(cx)
 	watch := &clientWatch{conn: client, pending: pending}
 
@@ -240,14 +268,22 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		return nil
 	}
 
+	var group *relay.Registry
+	if h.checks.closeStreams {
+		group = &to.peer.closable
+	}
+	name := to.address
+	if to.dynamic {
+		name = conn.RemoteAddr().String()
+	}
 	ended := make(chan struct{})
 	done := func(account relay.Account) {
 		to.release()
-		h.logEnd(cx, to, account)
+		h.logEnd(cx, name, account)
 		close(ended)
 	}
 	if request != nil {
-		h.exchange(in, *request, relayable(client), conn, watch.pending, done)
+		h.exchange(in, *request, relayable(client), conn, watch.pending, group, done)
 	} else {
 		h.engine.Start(&relay.Stream{
 			Client:           relayable(client),
@@ -255,6 +291,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 			ToUpstream:       relay.Direction{Pending: watch.pending},
 			IdleTimeout:      h.idleTimeout,
 			HalfCloseTimeout: h.halfCloseTimeout,
+			Group:            group,
 			Done:             done,
 		})
 	}
@@ -291,7 +328,7 @@ func (h *Relay) forwarded(in *inspection) (httphead.Forwarded, error) {
 var errConnectContent = errors.New("CONNECT with content")
 
 // exchange carries out one request, of which pending has been received.
-func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, upstream net.Conn, pending []byte, done func(relay.Account)) {
+func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, upstream net.Conn, pending []byte, group *relay.Registry, done func(relay.Account)) {
 	head := in.method() == http.MethodHead
 	x := relay.Exchange{
 		Client:                client,
@@ -305,6 +342,7 @@ func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, ups
 		IdleTimeout:           h.idleTimeout,
 		HalfCloseTimeout:      h.halfCloseTimeout,
 		Streams:               &streams,
+		Group:                 group,
 		Tunnels:               h.engine,
 		Done:                  done,
 	}
@@ -335,7 +373,7 @@ func (h *Relay) connect(cx *layer4.Connection, watch *clientWatch) (net.Conn, *u
 		if ctx.Err() != nil {
 			return nil, nil, errLeftDial
 		}
-		if watch.ended.Load() || time.Now().Add(h.tryInterval).After(giveUp) {
+		if watch.ended.Load() || errors.Is(err, errNotAllowed) || time.Now().Add(h.tryInterval).After(giveUp) {
 			return nil, nil, err
 		}
 		select {
@@ -362,7 +400,7 @@ func (h *Relay) tryEach(ctx context.Context, cx *layer4.Connection, header *prox
 			continue
 		}
 		dialCtx, cancel := context.WithTimeout(ctx, h.dialTimeout)
-		conn, dialErr := u.dial(dialCtx, header, alpn)
+		conn, dialErr := u.dial(dialCtx, cx.Replacer(), header, alpn)
 		cancel()
 		if dialErr == nil {
 			return conn, u, nil
@@ -371,6 +409,10 @@ func (h *Relay) tryEach(ctx context.Context, cx *layer4.Connection, header *prox
 		err = fmt.Errorf("dialing %s: %w", u.address, dialErr)
 		if ctx.Err() != nil {
 			return nil, nil, err
+		}
+		// An address that a client may have chosen says nothing of those of others.
+		if h.checks.failDuration > 0 && !u.dynamic {
+			u.peer.fail(h.checks.failDuration)
 		}
 		h.logger.Debug("dial failed", zap.String("upstream", u.address), zap.Stringer("remote", cx.RemoteAddr()), zap.Error(dialErr))
 	}
@@ -395,16 +437,20 @@ func (h *Relay) logFailure(cx *layer4.Connection, err error) {
 		h.logger.Debug("relay given up", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return
 	}
+	if errors.Is(err, errNotAllowed) {
+		h.logger.Warn("address refused", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+		return
+	}
 	h.logger.Error("no upstream reached", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 }
 
-func (h *Relay) logEnd(cx *layer4.Connection, to *upstream, account relay.Account) {
+func (h *Relay) logEnd(cx *layer4.Connection, upstream string, account relay.Account) {
 	if !h.logger.Core().Enabled(zap.DebugLevel) {
 		return
 	}
 	h.logger.Debug("stream ended",
 		zap.Stringer("remote", cx.RemoteAddr()),
-		zap.String("upstream", to.address),
+		zap.String("upstream", upstream),
 		zap.Int64("read", account.ToUpstream),
 		zap.Int64("written", account.ToClient),
 		zap.Duration("duration", account.Duration),
@@ -413,9 +459,10 @@ func (h *Relay) logEnd(cx *layer4.Connection, to *upstream, account relay.Accoun
 		zap.Error(account.Err))
 }
 
-// Cleanup lets go of the upstreams. When the process exits it first waits for the
+// Cleanup ends the health checks and lets go of the upstreams. When the process exits it first waits for the
 // streams to end, for as long as the HTTP app waits for its requests.
 func (h *Relay) Cleanup() error {
+	h.stopChecks()
 	for _, u := range h.upstreams {
 		u.close()
 	}

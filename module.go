@@ -60,6 +60,9 @@ func init() {
 	caddy.RegisterModule(new(RewriteHead))
 	caddy.RegisterModule(new(MatchHTTPRequest))
 	caddy.RegisterModule(new(MatchInspected))
+	caddy.RegisterModule(new(HeaderSelection))
+	caddy.RegisterModule(new(CookieSelection))
+	caddy.RegisterModule(new(URIHashSelection))
 
 	caddy.RegisterNetwork(networkName, listen)
 	caddy.RegisterNetwork(networkNameHTTP3, listenPacket)

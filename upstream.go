@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -22,79 +22,157 @@ import (
 
 // upstream is a server that relay may dial.
 type upstream struct {
-	config  *l4proxy.Upstream
-	network string
-	address string
-	tls     *tls.Config   // nil: no TLS
-	tlsWait time.Duration // for the handshake; 0 = as long as the dial may take
-	peer    *peer
+	config   *l4proxy.Upstream
+	network  string      // tcp, tcp4, tcp6 or unix
+	address  string      // with the placeholders that depend on the connection
+	fixed    destination // the part that does not
+	dynamic  bool        // some of it does: placeholders are left in address, fixed.serverName or local
+	local    []string    // local addresses, if placeholders are left in any
+	allow    dialAllow   // where such placeholders may lead
+	resolver resolver
+	tls      *tls.Config   // nil: no TLS
+	tlsWait  time.Duration // for the handshake; 0 = as long as the dial may take
+	maxFails int           // failed dials until it counts as down; 0 = no limit
+	peer     *peer
 }
 
-// peer is what is known of an upstream address, across configurations.
-type peer struct{ streams atomic.Int64 }
-
-// peers holds the peer of each address that a configuration names.
-var peers = caddy.NewUsagePool()
-
 // newUpstream checks the configuration of an upstream. The caller closes it.
-func newUpstream(ctx caddy.Context, config *l4proxy.Upstream) (*upstream, error) {
+func newUpstream(ctx caddy.Context, config *l4proxy.Upstream, allow dialAllow) (*upstream, error) {
 	if len(config.Dial) != 1 {
 		return nil, fmt.Errorf("dial: want one address, got %d (%s); relay sends a stream to one server, so make each address an upstream of its own",
 			len(config.Dial), strings.Join(config.Dial, " "))
 	}
-	for option, set := range map[string]bool{
-		"local_address (local_addr)": len(config.LocalAddrs) > 0,
-		"resolver_preference":        config.ResolverPreference != "",
-	} {
-		if set {
-			return nil, fmt.Errorf("upstream %s: %s is not available yet", config.Dial[0], option)
-		}
-	}
-	if config.MaxConnections < 0 {
-		return nil, fmt.Errorf("upstream %s: max_connections: %d is less than 0", config.Dial[0], config.MaxConnections)
-	}
-
+	u := &upstream{config: config, allow: allow, resolver: net.DefaultResolver}
 	dial := caddy.NewReplacer().ReplaceKnown(config.Dial[0], "")
-	if strings.Contains(dial, "{") {
-		return nil, fmt.Errorf("upstream %q: placeholders that depend on the connection are not available yet", dial)
+	err := u.setAddress(dial)
+	if err == nil {
+		err = u.setLocal()
 	}
-	address, err := caddy.ParseNetworkAddress(dial)
+	if err == nil {
+		err = u.setTLS(ctx)
+	}
+	if err == nil {
+		err = u.checkOptions()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("upstream %q: %w", dial, err)
-	}
-	switch {
-	case isDatagram(address.Network):
-		return nil, fmt.Errorf("upstream %q: relay carries streams, not datagrams", dial)
-	case address.Network != "tcp" && address.Network != "tcp4" && address.Network != "tcp6" && address.Network != "unix":
-		return nil, fmt.Errorf("upstream %q: unknown network %q: use tcp, tcp4, tcp6 or unix", dial, address.Network)
-	case !address.IsUnixNetwork() && (address.StartPort == 0 || address.PortRangeSize() != 1):
-		return nil, fmt.Errorf("upstream %q: want one port, as in 10.0.0.5:9000", dial)
-	}
-
-	u := &upstream{config: config, network: address.Network, address: address.JoinHostPort(0)}
-	if config.TLS != nil && !slices.Contains(config.TLS.ExceptPorts, fmt.Sprint(address.StartPort)) {
-		u.tls, err = config.TLS.MakeTLSClientConfig(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("upstream %q: TLS: %w", dial, err)
-		}
-		if u.tls == nil {
-			u.tls = new(tls.Config)
-		}
-		switch {
-		case u.tls.ServerName != "", address.IsUnixNetwork() && u.tls.InsecureSkipVerify:
-		case address.IsUnixNetwork():
-			return nil, fmt.Errorf("upstream %q: TLS on a Unix socket needs tls_server_name", dial)
-		default:
-			u.tls.ServerName = address.Host
-		}
-		if strings.Contains(u.tls.ServerName, "{") {
-			return nil, fmt.Errorf("upstream %q: tls_server_name: placeholders that depend on the connection are not available yet", dial)
-		}
-		u.tlsWait = time.Duration(config.TLS.HandshakeTimeout)
 	}
 	known, _ := peers.LoadOrStore(u.address, new(peer))
 	u.peer = known.(*peer)
 	return u, nil
+}
+
+// setAddress sets where the upstream is.
+func (u *upstream) setAddress(dial string) (err error) {
+	if hasPlaceholder(dial) {
+		u.dynamic = true
+		u.network, u.address, err = splitNetwork(dial)
+	} else {
+		var address caddy.NetworkAddress
+		address, err = caddy.ParseNetworkAddress(dial)
+		u.network, u.address = address.Network, address.JoinHostPort(0)
+		u.fixed.host = address.Host
+		if !address.IsUnixNetwork() {
+			u.fixed.port = fmt.Sprint(address.StartPort)
+		}
+		if err == nil && (u.network == "tcp" || u.network == "tcp4" || u.network == "tcp6") &&
+			(address.StartPort == 0 || address.PortRangeSize() != 1) {
+			return errors.New("want one port, as in 10.0.0.5:9000")
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case isDatagram(u.network):
+		return errors.New("relay carries streams, not datagrams")
+	case u.network != "tcp" && u.network != "tcp4" && u.network != "tcp6" && u.network != "unix":
+		return fmt.Errorf("unknown network %q: use tcp, tcp4, tcp6 or unix", u.network)
+	case u.dynamic && u.network == "unix":
+		return errors.New("the path of a Unix socket cannot depend on the connection")
+	}
+	return nil
+}
+
+// setLocal sets the local addresses to dial from.
+func (u *upstream) setLocal() error {
+	if u.network == "unix" && len(u.config.LocalAddrs) > 0 {
+		return errors.New("a Unix socket has no local_address (local_addr)")
+	}
+	var patterns []string
+	for _, pattern := range u.config.LocalAddrs {
+		pattern = caddy.NewReplacer().ReplaceKnown(pattern, "")
+		patterns = append(patterns, pattern)
+		if hasPlaceholder(pattern) {
+			u.dynamic, u.local = true, patterns
+			continue
+		}
+		local, err := parseLocal(pattern)
+		if err != nil {
+			return fmt.Errorf("local_address (local_addr): %w", err)
+		}
+		u.fixed.local = append(u.fixed.local, local)
+	}
+	if u.local != nil {
+		u.local, u.fixed.local = patterns, nil
+	}
+	return nil
+}
+
+// setTLS sets how the upstream speaks TLS, if it does.
+func (u *upstream) setTLS(ctx caddy.Context) (err error) {
+	config := u.config.TLS
+	if config == nil || !hasPlaceholder(u.address) && slices.Contains(config.ExceptPorts, u.fixed.port) {
+		return nil
+	}
+	if u.tls, err = config.MakeTLSClientConfig(ctx); err != nil {
+		return fmt.Errorf("TLS: %w", err)
+	}
+	if u.tls == nil {
+		u.tls = new(tls.Config)
+	}
+	u.tlsWait = time.Duration(config.HandshakeTimeout)
+	u.fixed.serverName = caddy.NewReplacer().ReplaceKnown(u.tls.ServerName, "")
+	switch {
+	case hasPlaceholder(u.fixed.serverName):
+		u.dynamic = true
+	case u.fixed.serverName != "", u.network == "unix" && u.tls.InsecureSkipVerify:
+	case u.network == "unix":
+		return errors.New("TLS on a Unix socket needs tls_server_name")
+	default:
+		u.fixed.serverName = u.fixed.host
+	}
+	u.tls.ServerName = u.fixed.serverName
+	return nil
+}
+
+// checkOptions says which options do not go together.
+func (u *upstream) checkOptions() error {
+	preference := u.config.ResolverPreference
+	switch preference {
+	case "", "ipv4_first", "ipv6_first":
+	case "ipv4_only", "ipv6_only":
+		family4 := preference == "ipv4_only"
+		if u.network == "tcp4" && !family4 || u.network == "tcp6" && family4 {
+			return fmt.Errorf("resolver_preference %s leaves no address for the network %s", preference, u.network)
+		}
+		if len(u.fixed.local) > 0 && !slices.ContainsFunc(u.fixed.local, func(from netip.AddrPort) bool { return from.Addr().Is4() == family4 }) {
+			return fmt.Errorf("resolver_preference %s leaves no local_address (local_addr) to dial from", preference)
+		}
+	default:
+		return fmt.Errorf("resolver_preference: unknown value %q: use ipv4_only, ipv6_only, ipv4_first or ipv6_first", preference)
+	}
+	if literal, err := netip.ParseAddr(u.fixed.host); err == nil && u.network != "unix" {
+		if _, err := u.prefer(u.fixed.host, []netip.Addr{literal.Unmap()}); err != nil {
+			return err
+		}
+	}
+	switch {
+	case u.config.MaxConnections < 0:
+		return fmt.Errorf("max_connections: %d is less than 0", u.config.MaxConnections)
+	case u.dynamic && u.allow.none():
+		return errors.New("placeholders that depend on the connection need dial_allow, with the hosts and networks that they may lead to")
+	}
+	return nil
 }
 
 // close lets go of what is kept across configurations.
@@ -116,20 +194,31 @@ func (u *upstream) acquire() bool {
 // release ends what acquire began.
 func (u *upstream) release() { u.peer.streams.Add(-1) }
 
-// available reports whether acquire would succeed.
+// available reports whether a stream may be sent to the upstream.
 func (u *upstream) available() bool {
-	return u.config.MaxConnections == 0 || u.peer.streams.Load() < int64(u.config.MaxConnections)
+	switch {
+	case u.config.MaxConnections > 0 && u.peer.streams.Load() >= int64(u.config.MaxConnections):
+		return false
+	case u.maxFails > 0 && u.peer.fails.Load() >= int64(u.maxFails):
+		return false
+	default:
+		return !u.peer.down.Load()
+	}
 }
 
 // dial connects to the upstream and sends the PROXY protocol header, if any, as
 // the first bytes of the stream: within TLS, as caddy-l4's proxy does.
-func (u *upstream) dial(ctx context.Context, header *proxyproto.Header, alpn string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, u.network, u.address)
+func (u *upstream) dial(ctx context.Context, repl *caddy.Replacer, header *proxyproto.Header, alpn string) (net.Conn, error) {
+	to, err := u.destination(repl)
 	if err != nil {
 		return nil, err
 	}
-	if u.tls != nil {
-		if conn, err = u.handshake(ctx, conn, alpn); err != nil {
+	conn, err := u.connect(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	if u.tls != nil && !slices.Contains(u.config.TLS.ExceptPorts, to.port) {
+		if conn, err = u.handshake(ctx, conn, to.serverName, alpn); err != nil {
 			return nil, err
 		}
 	}
@@ -148,11 +237,14 @@ func (u *upstream) dial(ctx context.Context, header *proxyproto.Header, alpn str
 
 // handshake begins TLS on conn, which it closes if that fails. The protocol that
 // the client negotiated, if any, is the one that the upstream is offered.
-func (u *upstream) handshake(ctx context.Context, conn net.Conn, alpn string) (net.Conn, error) {
+func (u *upstream) handshake(ctx context.Context, conn net.Conn, serverName, alpn string) (net.Conn, error) {
 	config := u.tls
-	if alpn != "" {
+	if alpn != "" || serverName != config.ServerName {
 		config = config.Clone()
-		config.NextProtos = []string{alpn}
+		config.ServerName = serverName
+		if alpn != "" {
+			config.NextProtos = []string{alpn}
+		}
 	}
 	if u.tlsWait > 0 {
 		var cancel context.CancelFunc

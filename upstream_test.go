@@ -370,7 +370,7 @@ func TestPeersOutliveConfigurations(t *testing.T) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	defer cancel()
 	open := func() *upstream {
-		u, err := newUpstream(ctx, &l4proxy.Upstream{Dial: []string{"tcp/127.0.0.1:9"}, MaxConnections: 1})
+		u, err := newUpstream(ctx, &l4proxy.Upstream{Dial: []string{"tcp/127.0.0.1:9"}, MaxConnections: 1}, dialAllow{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,160 @@
+package streamprox
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/mholt/caddy-l4/layer4"
+	"github.com/mholt/caddy-l4/modules/l4proxy"
+	"golang.org/x/net/http/httpguts"
+)
+
+// HeaderSelection chooses the upstream by the value of a header field, so that equal
+// values go to the same upstream as long as it is available. It needs the head that
+// inspect has read; without it, or without the field, the choice is random. Caddy-l4's
+// proxy can use it too.
+type HeaderSelection struct {
+	// The name of the field.
+	Field string `json:"field,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*HeaderSelection) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.proxy.selection_policies.header",
+		New: func() caddy.Module { return new(HeaderSelection) },
+	}
+}
+
+// Validate checks the name of the field.
+func (s *HeaderSelection) Validate() error {
+	if !httpguts.ValidHeaderFieldName(s.Field) {
+		return fmt.Errorf("header: %q is not the name of a field", s.Field)
+	}
+	return nil
+}
+
+// Select implements l4proxy.Selector.
+func (s *HeaderSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
+	in := relayedInspection(cx)
+	if in == nil || in.outcome != OutcomeHTTP {
+		return selectBy("", pool, cx)
+	}
+	if strings.EqualFold(s.Field, "Host") {
+		return selectBy(string(in.head.Host.Of(in.data)), pool, cx)
+	}
+	return selectBy(fieldValues(in.data, &in.head, s.Field, ","), pool, cx)
+}
+
+// CookieSelection chooses the upstream by the value of a cookie, as HeaderSelection does
+// by that of a field. The cookie is one that the server sets: no other is added.
+type CookieSelection struct {
+	// The name of the cookie.
+	Name string `json:"name,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*CookieSelection) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.proxy.selection_policies.cookie",
+		New: func() caddy.Module { return new(CookieSelection) },
+	}
+}
+
+// Validate checks the name of the cookie.
+func (s *CookieSelection) Validate() error {
+	if !httpguts.ValidHeaderFieldName(s.Name) { // RFC 6265 section 4.1.1: a token too
+		return fmt.Errorf("cookie: %q is not the name of a cookie", s.Name)
+	}
+	return nil
+}
+
+// Select implements l4proxy.Selector.
+func (s *CookieSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
+	var value string
+	if in := relayedInspection(cx); in != nil && in.outcome == OutcomeHTTP {
+		request := http.Request{Header: http.Header{"Cookie": {fieldValues(in.data, &in.head, "Cookie", "; ")}}}
+		if cookie, err := request.Cookie(s.Name); err == nil {
+			value = cookie.Value
+		}
+	}
+	return selectBy(value, pool, cx)
+}
+
+// URIHashSelection chooses the upstream by the target of the request, path and query as
+// they are sent, as HeaderSelection does by a field.
+type URIHashSelection struct{}
+
+// CaddyModule returns the Caddy module information.
+func (*URIHashSelection) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.proxy.selection_policies.uri_hash",
+		New: func() caddy.Module { return new(URIHashSelection) },
+	}
+}
+
+// Select implements l4proxy.Selector.
+func (*URIHashSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
+	var target string
+	if in := relayedInspection(cx); in != nil && in.outcome == OutcomeHTTP {
+		target = string(in.head.Target.Of(in.data))
+	}
+	return selectBy(target, pool, cx)
+}
+
+// relayedKey is the context key under which relay keeps the *inspection for policies:
+// it has taken the bytes that tell whose inspection it is.
+type relayedKey struct{}
+
+// relayedInspection returns the inspection of the connection that an upstream is chosen
+// for, or nil.
+func relayedInspection(cx *layer4.Connection) *inspection {
+	if in, ok := cx.Context.Value(relayedKey{}).(*inspection); ok {
+		return in
+	}
+	return inspectionOf(cx)
+}
+
+// selectBy chooses by rendezvous hashing of a value: that of ip_hash, which knows what
+// is available to caddy-l4's proxy, with the value in the place of the client's address.
+// Without a value it chooses at random.
+func selectBy(value string, pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
+	if value == "" {
+		return new(l4proxy.RandomSelection).Select(pool, cx)
+	}
+	return new(l4proxy.IPHashSelection).Select(pool, &layer4.Connection{Conn: hashedConn{value: hashedAddr(value)}})
+}
+
+// hashedConn is a connection of which only the remote address matters.
+type hashedConn struct {
+	net.Conn
+	value hashedAddr
+}
+
+// RemoteAddr returns the value that is hashed.
+func (c hashedConn) RemoteAddr() net.Addr { return c.value }
+
+// hashedAddr is a value in the form of an address with a port, which ip_hash removes.
+type hashedAddr string
+
+// Network implements net.Addr.
+func (hashedAddr) Network() string { return "tcp" }
+
+// String implements net.Addr.
+func (a hashedAddr) String() string { return "[" + string(a) + "]:0" }
+
+// Interface guards
+var (
+	_ caddy.Validator       = (*HeaderSelection)(nil)
+	_ caddy.Validator       = (*CookieSelection)(nil)
+	_ caddyfile.Unmarshaler = (*HeaderSelection)(nil)
+	_ caddyfile.Unmarshaler = (*CookieSelection)(nil)
+	_ caddyfile.Unmarshaler = (*URIHashSelection)(nil)
+	_ l4proxy.Selector      = (*HeaderSelection)(nil)
+	_ l4proxy.Selector      = (*CookieSelection)(nil)
+	_ l4proxy.Selector      = (*URIHashSelection)(nil)
+)
