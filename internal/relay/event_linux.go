@@ -242,12 +242,10 @@ const turn = 1 << 20
 // serve moves what bytes can be moved in both directions.
 func (l *loop) serve(p *pair) {
 	for _, ln := range [...]*lane{&p.up, &p.down} {
-		switch src, _ := p.ends(ln); {
-		case p.ended != 0:
-			return
-		case !ln.over:
+		if !ln.over {
 			l.carry(p, ln)
-		case src.failed:
+		}
+		if src, _ := p.ends(ln); ln.over && src.failed {
 			l.collect(p, src)
 		}
 	}
@@ -257,7 +255,7 @@ func (l *loop) serve(p *pair) {
 // direction is over, or it is the turn of others.
 func (l *loop) carry(p *pair, ln *lane) {
 	src, dst := p.ends(ln)
-	for budget := ln.carried + turn; p.ended == 0; {
+	for stop := ln.carried + turn; p.ended == 0 && !ln.over; {
 		switch {
 		case !ln.empty():
 			if !dst.writable {
@@ -267,29 +265,29 @@ func (l *loop) carry(p *pair, ln *lane) {
 			l.deliver(p, ln, dst)
 		case ln.left == 0:
 			l.finish(p, ln)
-			return
 		case !src.readable:
 			l.pipes.giveBack(ln)
 			return
-		case ln.carried >= budget:
+		case ln.carried >= stop:
 			l.enqueue(p)
 			return
 		default:
 			l.fetch(p, ln, src)
-			if ln.over {
-				return
-			}
 		}
 	}
 }
 
 // fetch reads bytes. The lane is empty.
 func (l *loop) fetch(p *pair, ln *lane, src *socket) {
+	if ln.bulk && l.fill(p, ln, src) {
+		return
+	}
 	n, err := read(src.fd, l.buffer[:min(int64(len(l.buffer)), ln.left)])
 	switch {
 	case n > 0:
 		ln.held, ln.borrowed = l.buffer[:n], true
 		ln.left -= int64(n)
+		ln.bulk = ln.bulk || n == len(l.buffer)
 	case err == nil:
 		l.passEnd(p, ln)
 	case err == unix.EAGAIN:
@@ -301,20 +299,27 @@ func (l *loop) fetch(p *pair, ln *lane, src *socket) {
 
 // deliver writes bytes that the lane holds.
 func (l *loop) deliver(p *pair, ln *lane, dst *socket) {
-	n, err := write(dst.fd, ln.held)
-	if n > 0 {
-		ln.carried += int64(n)
-		p.delivered = l.now
+	var n int
+	var err error
+	if len(ln.held) > 0 {
+		n, err = write(dst.fd, ln.held)
 		if ln.held = ln.held[n:]; len(ln.held) == 0 {
 			ln.release()
 		}
+	} else {
+		n, err = ln.pipe.pour(dst.fd)
 	}
-	switch err {
-	case nil:
-	case unix.EAGAIN:
+	if n > 0 {
+		ln.carried += int64(n)
+		p.delivered = l.now
+	}
+	switch {
+	case err == unix.EAGAIN:
 		dst.writable = false
-	default:
+	case err != nil:
 		l.fail(p, dst, os.NewSyscallError("write", err))
+	case n == 0:
+		l.fail(p, dst, io.ErrNoProgress)
 	}
 }
 
@@ -371,6 +376,9 @@ func (l *loop) finish(p *pair, ln *lane) {
 // collect ends the stream if s, of which nothing is read any more, has failed.
 // Elsewhere reading tells, after the bytes that came before.
 func (l *loop) collect(p *pair, s *socket) {
+	if p.ended != 0 {
+		return
+	}
 	s.failed = false
 	if errno, err := unix.GetsockoptInt(int(s.fd), unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
 		l.fail(p, s, syscall.Errno(errno))
@@ -397,7 +405,7 @@ func (l *loop) end(p *pair, cause Cause, err error) (first bool) {
 		if cause.abrupt() {
 			unix.SetsockoptLinger(int(s.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		}
-		l.forget(s)
+		delete(l.sockets, s.fd)
 		unix.Close(int(s.fd))
 	}
 	for _, ln := range [...]*lane{&p.up, &p.down} {
@@ -422,11 +430,7 @@ func read(fd int32, b []byte) (int, error) {
 // write is write(2), without interruptions.
 func write(fd int32, b []byte) (int, error) {
 	for {
-		switch n, err := unix.Write(int(fd), b); {
-		case err == unix.EINTR:
-		case n == 0 && err == nil:
-			return 0, io.ErrNoProgress
-		default:
+		if n, err := unix.Write(int(fd), b); err != unix.EINTR {
 			return max(n, 0), err
 		}
 	}

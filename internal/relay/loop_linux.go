@@ -39,10 +39,10 @@ type loop struct {
 	armed   time.Duration      // the deadline of epoll
 	now     time.Duration      // when this turn began: the time is asked for once
 	events  []unix.EpollEvent
-	letters []message // those of this turn
-	sockets []*socket // by descriptor
-	ready   []*pair   // to be served, each once
-	serving []*pair   // those of this turn
+	letters []message         // those of this turn
+	sockets map[int32]*socket // by descriptor
+	ready   []*pair           // to be served, each once
+	serving []*pair           // those of this turn
 	clocks  clocks
 	pipes   pipes
 	buffer  []byte // where bytes are between read and write
@@ -107,6 +107,7 @@ func (l *loop) open() error {
 	l.harvest = l.poll
 	l.armed = forever
 	l.events = make([]unix.EpollEvent, 128)
+	l.sockets = make(map[int32]*socket)
 	l.buffer = takeBuffer(true, largeSize)
 	return nil
 }
@@ -116,7 +117,7 @@ func (l *loop) watch(fds []int32) (err error) {
 	controlErr := l.raw.Control(func(epoll uintptr) {
 		for i, fd := range fds {
 			err = unix.EpollCtl(int(epoll), unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{
-				Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff,
+				Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
 				Fd:     fd,
 			})
 			if err == nil {
@@ -213,10 +214,10 @@ func (l *loop) poll(epoll uintptr) bool {
 
 // note makes a stream one to be served.
 func (l *loop) note(event unix.EpollEvent) {
-	if int(event.Fd) >= len(l.sockets) || l.sockets[event.Fd] == nil {
+	s := l.sockets[event.Fd]
+	if s == nil {
 		return // not begun, or closed while somebody else has the socket open
 	}
-	s := l.sockets[event.Fd]
 	const over = unix.EPOLLERR | unix.EPOLLHUP
 	s.readable = s.readable || event.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|over) != 0
 	s.writable = s.writable || event.Events&(unix.EPOLLOUT|over) != 0
@@ -260,21 +261,11 @@ func (l *loop) readMessages() {
 // begin lets the loop know a stream.
 func (l *loop) begin(p *pair) {
 	for _, s := range [...]*socket{&p.client, &p.upstream} {
-		if missing := int(s.fd) + 1 - len(l.sockets); missing > 0 {
-			l.sockets = append(l.sockets, make([]*socket, missing)...)
-		}
 		l.sockets[s.fd] = s
 		s.readable, s.writable = true, true
 	}
 	l.clocks.set(p)
 	l.enqueue(p)
-}
-
-// forget takes a socket out before it is closed.
-func (l *loop) forget(s *socket) {
-	if int(s.fd) < len(l.sockets) {
-		l.sockets[s.fd] = nil
-	}
 }
 
 // checkClocks ends the streams of which a clock has run out.
@@ -301,8 +292,12 @@ func (l *loop) bury() (more bool) {
 	for _, p := range ended {
 		p.gone = true
 	}
-	left := l.streams.Add(int32(-len(ended)))
-	if more = left > 0 || len(l.inbox) > 0; !more {
+	if more = l.streams.Add(int32(-len(ended))) > 0; !more {
+		for _, m := range l.inbox { // about streams that have ended
+			if m.first != nil {
+				m.first <- false
+			}
+		}
 		l.close()
 	}
 	l.mu.Unlock()
