@@ -4,10 +4,12 @@ package relay
 
 import "testing"
 
-// Once started a stream moves bytes without allocating, and its timer is not
-// touched.
-func TestAllocations(t *testing.T) {
-	l := relayed(t, Portable{}, "tcp", Stream{IdleTimeout: patience, HalfCloseTimeout: patience})
+func TestPortableAllocations(t *testing.T) { testAllocations(t, newPortable(nil)) }
+
+// testAllocations: once started a stream moves bytes without allocating, and its timer
+// is not touched.
+func testAllocations(t *testing.T, e Engine) {
+	l := relayed(t, e, "tcp", Stream{IdleTimeout: patience, HalfCloseTimeout: patience})
 	ping, got := make([]byte, 1000), make([]byte, 1000)
 	allocs := testing.AllocsPerRun(1000, func() {
 		l.client.Write(ping)

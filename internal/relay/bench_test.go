@@ -23,15 +23,16 @@ func dial(b *testing.B) (near, far net.Conn) {
 	if near, err = ln.Accept(); err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { near.Close(); far.Close() })
+	b.Cleanup(func() { far.Close() })
 	return near, far
 }
 
-func BenchmarkPortableThroughput(b *testing.B) {
+// benchmarkThroughput sends bytes in bulk through one stream.
+func benchmarkThroughput(b *testing.B, e Engine) {
 	client, farClient := dial(b)
 	upstream, farUpstream := dial(b)
 	done := make(chan Account, 1)
-	Portable{}.Start(&Stream{
+	e.Start(&Stream{
 		Client: client, Upstream: upstream, IdleTimeout: time.Hour,
 		Done: func(a Account) { done <- a },
 	})
@@ -49,30 +50,67 @@ func BenchmarkPortableThroughput(b *testing.B) {
 	<-done
 }
 
-// BenchmarkPortableIdle reports the memory of an idle stream, its goroutines'
-// stacks and four net.Conns included.
-func BenchmarkPortableIdle(b *testing.B) {
-	const streams = 1000
+// benchmarkEcho sends a small message there and back.
+func benchmarkEcho(b *testing.B, e Engine) {
+	client, farClient := dial(b)
+	upstream, farUpstream := dial(b)
+	done := make(chan Account, 1)
+	e.Start(&Stream{
+		Client: client, Upstream: upstream, IdleTimeout: time.Hour,
+		Done: func(a Account) { done <- a },
+	})
+	go io.Copy(farUpstream, struct{ io.Reader }{farUpstream})
+	message := make([]byte, 100)
+	b.ReportAllocs()
 	for b.Loop() {
-		memory := func() uint64 {
-			runtime.GC()
-			runtime.GC()
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			return m.HeapAlloc + m.StackInuse
+		if _, err := farClient.Write(message); err != nil {
+			b.Fatal(err)
 		}
+		if _, err := io.ReadFull(farClient, message); err != nil {
+			b.Fatal(err)
+		}
+	}
+	farClient.Close()
+	farUpstream.Close()
+	<-done
+}
+
+// benchmarkIdle reports the memory of an idle stream with the engine, without its peers.
+// Its two net.Conns are in the figure as far as the engine keeps them.
+func benchmarkIdle(b *testing.B, newEngine func(*Registry) Engine) {
+	const streams = 1000
+	memory := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	for b.Loop() {
+		peers := make([][4]net.Conn, streams)
 		before := memory()
-		r := new(Registry)
-		for range streams {
-			client, farClient := dial(b)
-			upstream, farUpstream := dial(b)
-			Portable{Streams: r}.Start(&Stream{Client: client, Upstream: upstream, IdleTimeout: time.Hour})
-			farClient.Write([]byte("x"))
-			farUpstream.Read(make([]byte, 1))
+		for i := range peers {
+			peers[i][0], peers[i][1] = dial(b)
+			peers[i][2], peers[i][3] = dial(b)
 		}
-		b.ReportMetric(float64(memory()-before)/streams, "B/stream")
+		conns := memory() - before // of four net.Conns a stream
+		r := new(Registry)
+		e := newEngine(r)
+		for i := range peers {
+			p := &peers[i]
+			e.Start(&Stream{Client: p[0], Upstream: p[2], IdleTimeout: time.Hour})
+			p[0], p[2] = nil, nil
+			p[1].Write([]byte("x"))
+			p[3].Read(make([]byte, 1))
+		}
+		b.ReportMetric(float64(memory()-before-conns/2)/streams, "B/stream")
 		now, cancel := context.WithCancel(context.Background())
 		cancel()
 		r.Drain(now)
+		runtime.KeepAlive(peers)
 	}
 }
+
+func BenchmarkPortableThroughput(b *testing.B) { benchmarkThroughput(b, newPortable(nil)) }
+func BenchmarkPortableEcho(b *testing.B)       { benchmarkEcho(b, newPortable(nil)) }
+func BenchmarkPortableIdle(b *testing.B)       { benchmarkIdle(b, newPortable) }

@@ -330,10 +330,17 @@ func TestExchangeTunnel(t *testing.T) {
 		{"CONNECT", "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n", "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"},
 		{"after interim responses", upgradeGet, upgradeGet, "HTTP/1.1 103 Early Hints\r\n\r\n" + switching},
 	}
+	type hand struct{ network, engine string }
+	hands := []hand{{"tls", "portable"}}
+	for engine := range engines {
+		hands = append(hands, hand{"tcp", engine}, hand{"unix", engine})
+	}
 	for _, test := range tests {
-		for _, network := range []string{"tcp", "unix", "tls"} {
-			t.Run(test.name+" "+network, func(t *testing.T) {
-				l := exchanged(t, network, test.in+"ahead ", nil)
+		for _, by := range hands {
+			t.Run(test.name+" "+by.network+" "+by.engine, func(t *testing.T) {
+				l := exchanged(t, by.network, test.in+"ahead ", func(x *Exchange) {
+					x.Tunnels = engines[by.engine](x.Streams)
+				})
 				receives(t, l.upstream, test.up)
 				send(t, l.client, "of the answer ")
 				send(t, l.upstream, test.from+"welcome ")
@@ -351,8 +358,8 @@ func TestExchangeTunnel(t *testing.T) {
 				if up, down := len(test.up)+len("ahead of the answer ")+len(exchangeGet), len(test.from)+len("welcome bye"); a.ToUpstream != int64(up) || a.ToClient != int64(down) {
 					t.Errorf("got %d bytes up and %d down, want %d and %d", a.ToUpstream, a.ToClient, up, down)
 				}
-				if a.Engine != "portable" {
-					t.Errorf("got engine %q", a.Engine)
+				if a.Engine != by.engine {
+					t.Errorf("got engine %q, want %q", a.Engine, by.engine)
 				}
 			})
 		}

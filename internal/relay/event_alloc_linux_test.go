@@ -1,0 +1,7 @@
+//go:build !race
+
+package relay
+
+import "testing"
+
+func TestEventAllocations(t *testing.T) { testAllocations(t, newEvent(nil)) }

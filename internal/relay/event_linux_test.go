@@ -1,0 +1,267 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+func init() { engines["event"] = newEvent }
+
+func newEvent(r *Registry) Engine { return &Event{Streams: r} }
+
+func TestEvent(t *testing.T) { testEngine(t, newEvent) }
+
+// TestEventChooses checks which engine has a stream: where bytes do not come straight
+// from a socket, the event engine cannot see them.
+func TestEventChooses(t *testing.T) {
+	for _, test := range []struct {
+		name             string
+		client, upstream string
+		wrapped          bool
+		want             string
+	}{
+		{"tcp", "tcp", "tcp", false, "event"},
+		{"unix", "unix", "unix", false, "event"},
+		{"tcp to unix", "tcp", "unix", false, "event"},
+		{"unix to tcp", "unix", "tcp", false, "event"},
+		{"tls to tcp", "tls", "tcp", false, "portable"},
+		{"tcp to tls", "tcp", "tls", false, "portable"},
+		{"a wrapper", "tcp", "tcp", true, "portable"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l := &link{}
+			var s Stream
+			s.Client, l.client = connect(t, test.client)
+			s.Upstream, l.upstream = connect(t, test.upstream)
+			if test.wrapped {
+				s.Client = brokenConn{TCPConn: s.Client.(*net.TCPConn)}
+			}
+			r := new(Registry)
+			l.start(t, newEvent(r), s)
+			if got := r.Len(); got != 1 {
+				t.Errorf("streams: got %d, want 1", got)
+			}
+			send(t, l.client, "ping")
+			receives(t, l.upstream, "ping")
+			closeWrite(t, l.client)
+			closeWrite(t, l.upstream)
+			if a := l.ends(t, Account{ToUpstream: 4}); a.Engine != test.want {
+				t.Errorf("engine: got %q, want %q", a.Engine, test.want)
+			}
+		})
+	}
+}
+
+// TestEventIdle counts what idle streams cost.
+func TestEventIdle(t *testing.T) {
+	const streams = 1000
+	peers := make([][4]net.Conn, streams)
+	for i := range peers {
+		peers[i][0], peers[i][1] = connect(t, "tcp")
+		peers[i][2], peers[i][3] = connect(t, "tcp")
+	}
+	goroutines, open := runtime.NumGoroutine(), descriptors()
+	loops := runtime.GOMAXPROCS(0)
+
+	r := new(Registry)
+	e := newEvent(r)
+	for _, p := range peers {
+		e.Start(&Stream{Client: p[0], Upstream: p[2], IdleTimeout: time.Hour})
+		send(t, p[1], "ping")
+		receives(t, p[3], "ping")
+		send(t, p[3], "pong")
+		receives(t, p[1], "pong")
+	}
+	if got := runtime.NumGoroutine() - goroutines; got > loops {
+		t.Errorf("goroutines: got %d more, want at most %d", got, loops)
+	}
+	// The sockets are the same in number as they were.
+	if got := descriptors() - open; got > loops {
+		t.Errorf("descriptors: got %d more, want at most %d", got, loops)
+	}
+	if got := unsafe.Sizeof(pair{}); got > 400 {
+		t.Errorf("record: got %d bytes, want at most 400", got)
+	}
+
+	now, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got := r.Drain(now); got != streams {
+		t.Errorf("reset: got %d streams, want %d", got, streams)
+	}
+	if got, want := descriptors(), open-2*streams; got > want {
+		t.Errorf("descriptors after the end: got %d, want %d", got, want)
+	}
+}
+
+// TestEventDoneMayWait: nobody else waits for a Done.
+func TestEventDoneMayWait(t *testing.T) {
+	e := newEvent(nil)
+	waits, goOn := make(chan struct{}), make(chan struct{})
+	client, farClient := connect(t, "tcp")
+	upstream, farUpstream := connect(t, "tcp")
+	e.Start(&Stream{Client: client, Upstream: upstream, Done: func(Account) { close(waits); <-goOn }})
+	others := make([]*link, 2*runtime.GOMAXPROCS(0))
+	for i := range others {
+		others[i] = relayed(t, e, "tcp", Stream{})
+	}
+	sendReset(farClient)
+	receivesReset(t, farUpstream)
+	await(t, "Done", waits)
+	for _, l := range others {
+		send(t, l.client, "ping")
+		receives(t, l.upstream, "ping")
+	}
+	close(goOn)
+}
+
+// TestEventResetAfterEnd: a peer that has ended sending and then goes away is noticed
+// though there is nothing to be written to it.
+func TestEventResetAfterEnd(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		from, to func(*link) net.Conn
+		want     Cause
+	}{
+		{"client", (*link).clientEnd, (*link).upstreamEnd, ClientReset},
+		{"upstream", (*link).upstreamEnd, (*link).clientEnd, UpstreamReset},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l := relayed(t, newEvent(nil), "tcp", Stream{})
+			closeWrite(t, test.from(l))
+			receivesEnd(t, test.to(l))
+			sendReset(test.from(l))
+			l.ends(t, Account{Cause: test.want})
+			if _, err := test.to(l).Write([]byte("x")); !isReset(err) {
+				t.Errorf("sending: got error %v, want a reset", err)
+			}
+		})
+	}
+}
+
+// TestEventUrgentData: an urgent byte in the midst of bulk is left out, as read(2) does
+// it, and what comes after it is not lost.
+func TestEventUrgentData(t *testing.T) {
+	l := relayed(t, newEvent(nil), "tcp", Stream{})
+	data := random(4<<20, 6)
+	raw, err := l.client.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		l.client.Write(data[:len(data)/2])
+		raw.Write(func(fd uintptr) bool {
+			return unix.Sendto(int(fd), []byte("!"), unix.MSG_OOB, nil) != unix.EAGAIN
+		})
+		l.client.Write(data[len(data)/2:])
+		closeWrite(t, l.client)
+	}()
+	got, err := io.ReadAll(l.upstream)
+	if err != nil {
+		t.Error(err)
+	}
+	same(t, "upstream received", got, data)
+}
+
+// TestEventShortOfDescriptors takes all descriptors away, and gives them back.
+func TestEventShortOfDescriptors(t *testing.T) {
+	warned := make(chan error, 10)
+	e := &Event{Warn: func(_ string, err error) { warned <- err }}
+	early := relayed(t, e, "tcp", Stream{})
+	send(t, early.client, "ping") // its loop runs
+	receives(t, early.upstream, "ping")
+
+	var s Stream
+	late := &link{}
+	s.Client, late.client = connect(t, "tcp")
+	s.Upstream, late.upstream = connect(t, "tcp")
+	data := random(8<<20, 7)
+
+	giveBack := takeAllDescriptors(t)
+	transfer(t, early, data)
+	if got := pipesOpen.Load(); got != 0 {
+		t.Errorf("pipes without descriptors: got %d, want 0", got)
+	}
+	late.start(t, e, s)
+	transfer(t, late, data)
+	giveBack()
+
+	// A loop asks again after a while, and the stream goes on as if nothing had been.
+	for begin := time.Now(); pipesOpen.Load() == 0; {
+		if time.Since(begin) > patience {
+			t.Fatal("no pipe is used though there are descriptors again")
+		}
+		transfer(t, early, data)
+	}
+	for _, l := range []*link{early, late} {
+		closeWrite(t, l.client)
+		closeWrite(t, l.upstream)
+	}
+	early.ends(t, Account{ToUpstream: -1})
+	if a := late.ends(t, Account{ToUpstream: int64(len(data))}); a.Engine != "portable" {
+		t.Errorf("engine of the late stream: got %q, want portable", a.Engine)
+	}
+	if got := len(warned); got != 1 {
+		t.Errorf("warnings: got %d, want 1", got)
+	}
+	if err := <-warned; !errors.Is(err, unix.EMFILE) {
+		t.Errorf("warning: got error %v, want EMFILE", err)
+	}
+}
+
+// transfer sends data from the client to the upstream.
+func transfer(t *testing.T, l *link, data []byte) {
+	t.Helper()
+	go l.client.Write(data)
+	got := make([]byte, len(data))
+	if n, err := io.ReadFull(l.upstream, got); err != nil {
+		t.Fatalf("got %d bytes and error %v", n, err)
+	}
+	same(t, "upstream received", got, data)
+}
+
+// takeAllDescriptors lets the process open no more descriptors until giveBack.
+func takeAllDescriptors(t *testing.T) (giveBack func()) {
+	t.Helper()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	lower := limit
+	lower.Cur = uint64(descriptors() + 50)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lower); err != nil {
+		t.Fatal(err)
+	}
+	var taken []int
+	giveBack = func() {
+		for _, fd := range taken {
+			unix.Close(fd)
+		}
+		taken = nil
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(giveBack)
+	for {
+		fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
+		if err == unix.EMFILE {
+			return giveBack
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken = append(taken, fd)
+	}
+}
+
+func BenchmarkEventThroughput(b *testing.B) { benchmarkThroughput(b, newEvent(nil)) }
+func BenchmarkEventEcho(b *testing.B)       { benchmarkEcho(b, newEvent(nil)) }
+func BenchmarkEventIdle(b *testing.B)       { benchmarkIdle(b, newEvent) }

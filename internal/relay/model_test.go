@@ -1,0 +1,171 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"time"
+)
+
+// engines are those of this system.
+var engines = map[string]func(*Registry) Engine{"portable": newPortable}
+
+// TestModel has many streams at once, of which each side sends, stalls, ends or resets
+// as chance will have it. In whatever order that happens, each side gets what the other
+// has sent, and its end as the end it was.
+func TestModel(t *testing.T) {
+	const streams = 60
+	for name, newEngine := range engines {
+		t.Run(name, func(t *testing.T) {
+			seed := uint64(time.Now().UnixNano())
+			t.Logf("seed %d", seed)
+			registry := new(Registry)
+			e := newEngine(registry)
+			var wg sync.WaitGroup
+			for i := range streams {
+				m := newModel(fmt.Sprintf("stream %d", i), rand.New(rand.NewPCG(seed, uint64(i))))
+				l := relayed(t, e, m.network, Stream{IdleTimeout: time.Hour, HalfCloseTimeout: time.Hour})
+				wg.Go(func() { m.check(t, l) })
+			}
+			wg.Wait()
+			registry.Drain(context.Background())
+		})
+	}
+}
+
+// model is a stream, and what each side does.
+type model struct {
+	name, network    string
+	client, upstream *actor
+}
+
+// actor is one side of a model.
+type actor struct {
+	rng    *rand.Rand
+	from   int   // where in the text its words begin
+	length int64 // of what it sends, in bytes
+	resets bool  // after that; else it ends sending
+}
+
+// text is what all actors send, over and over.
+var text = random(1<<20, 9)
+
+func newModel(name string, rng *rand.Rand) *model {
+	m := &model{name: name, network: []string{"tcp", "tcp", "unix"}[rng.IntN(3)]}
+	for _, a := range [...]**actor{&m.client, &m.upstream} {
+		*a = &actor{
+			rng:    rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64())),
+			from:   rng.IntN(len(text)),
+			length: rng.Int64N(1 << rng.IntN(24)),
+		}
+	}
+	if m.network == "tcp" {
+		m.client.resets = rng.IntN(6) == 0
+		m.upstream.resets = !m.client.resets && rng.IntN(6) == 0
+	}
+	return m
+}
+
+// check plays both sides and compares what comes of it.
+func (m *model) check(t *testing.T, l *link) {
+	var wg sync.WaitGroup
+	play := func(side string, c net.Conn, a, other *actor) {
+		wg.Go(func() {
+			if err := a.send(c, other); err != nil {
+				t.Errorf("%s, %s sending: %v", m.name, side, err)
+			}
+		})
+		wg.Go(func() {
+			if err := a.receive(c, other); err != nil {
+				t.Errorf("%s, %s receiving: %v", m.name, side, err)
+			}
+		})
+	}
+	play("client", l.client, m.client, m.upstream)
+	play("upstream", l.upstream, m.upstream, m.client)
+	wg.Wait()
+
+	got, want := l.account(t), Account{ToUpstream: m.client.length, ToClient: m.upstream.length}
+	switch {
+	case m.client.resets:
+		want.Cause = ClientReset
+	case m.upstream.resets:
+		want.Cause = UpstreamReset
+	}
+	if got.Cause != want.Cause {
+		t.Errorf("%s: got cause %v (error %v), want %v", m.name, got.Cause, got.Err, want.Cause)
+	}
+	if abrupt := want.Cause != Finished; got.ToUpstream > want.ToUpstream || got.ToClient > want.ToClient ||
+		!abrupt && (got.ToUpstream < want.ToUpstream || got.ToClient < want.ToClient) {
+		t.Errorf("%s: got %d bytes up, %d down, want %d and %d (at most: %v)",
+			m.name, got.ToUpstream, got.ToClient, want.ToUpstream, want.ToClient, abrupt)
+	}
+}
+
+// send sends the actor's words in pieces, with pauses, and its end.
+func (a *actor) send(c net.Conn, other *actor) error {
+	for sent := int64(0); sent < a.length; {
+		piece := a.words(sent)
+		piece = piece[:min(int64(len(piece)), a.length-sent, 1+a.rng.Int64N(1<<a.rng.IntN(20)))]
+		n, err := c.Write(piece)
+		sent += int64(n)
+		if err != nil {
+			if other.resets {
+				return nil
+			}
+			return err
+		}
+		if a.rng.IntN(8) == 0 {
+			time.Sleep(time.Duration(a.rng.IntN(2000)) * time.Microsecond)
+		}
+	}
+	if a.resets {
+		sendReset(c)
+		return nil
+	}
+	if err := c.(closeWriter).CloseWrite(); err != nil && !other.resets {
+		return err
+	}
+	return nil
+}
+
+// receive compares what comes with the other's words, with pauses, until the end.
+func (a *actor) receive(c net.Conn, other *actor) error {
+	rng := rand.New(rand.NewPCG(uint64(a.from), uint64(other.from))) // that of a is in use
+	buf := make([]byte, 64<<10)
+	for got := int64(0); ; {
+		n, err := c.Read(buf[:1+rng.IntN(len(buf))])
+		for p := buf[:n]; len(p) > 0; {
+			words := other.words(got)
+			words = words[:min(len(words), len(p))]
+			if got += int64(len(words)); got > other.length || !bytes.Equal(p[:len(words)], words) {
+				return fmt.Errorf("wrong bytes before offset %d", got)
+			}
+			p = p[len(words):]
+		}
+		switch {
+		case err == nil:
+		case a.resets: // its own doing
+			return nil
+		case other.resets && isReset(err):
+			return nil
+		case !other.resets && err == io.EOF && got == other.length:
+			return nil
+		default:
+			return fmt.Errorf("%w after %d of %d bytes", err, got, other.length)
+		}
+		if rng.IntN(64) == 0 {
+			time.Sleep(time.Duration(rng.IntN(20)) * time.Millisecond)
+		}
+	}
+}
+
+// words returns what follows after the first sent bytes, up to the end of the text.
+func (a *actor) words(sent int64) []byte {
+	return text[(int64(a.from)+sent)%int64(len(text)):]
+}
