@@ -29,6 +29,7 @@ var loops = sync.OnceValue(func() []*loop {
 type loop struct {
 	mu      sync.Mutex
 	epoll   *os.File  // nil: the loop does not run
+	fd      int       // that of epoll
 	inbox   []message // in order
 	expired bool      // the deadline of epoll has passed or is about to: it must be set anew
 	streams atomic.Int32
@@ -98,7 +99,7 @@ func (l *loop) open() error {
 		unix.Close(fd)
 		return err
 	}
-	l.epoll = os.NewFile(uintptr(fd), "epoll")
+	l.epoll, l.fd = os.NewFile(uintptr(fd), "epoll"), fd
 	l.raw, err = l.epoll.SyscallConn()
 	if err = errors.Join(err, l.epoll.SetReadDeadline(time.Time{})); err != nil {
 		l.close()
@@ -113,23 +114,21 @@ func (l *loop) open() error {
 }
 
 // watch adds sockets to the epoll instance, all or none. l.mu is held.
-func (l *loop) watch(fds []int32) (err error) {
-	controlErr := l.raw.Control(func(epoll uintptr) {
-		for i, fd := range fds {
-			err = unix.EpollCtl(int(epoll), unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{
-				Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
-				Fd:     fd,
-			})
-			if err == nil {
-				continue
-			}
-			for _, fd := range fds[:i] {
-				unix.EpollCtl(int(epoll), unix.EPOLL_CTL_DEL, int(fd), nil)
-			}
-			return
+func (l *loop) watch(fds []int32) error {
+	for i, fd := range fds {
+		err := unix.EpollCtl(l.fd, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{
+			Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
+			Fd:     fd,
+		})
+		if err == nil {
+			continue
 		}
-	})
-	return errors.Join(controlErr, os.NewSyscallError("epoll_ctl", err))
+		for _, fd := range fds[:i] {
+			unix.EpollCtl(l.fd, unix.EPOLL_CTL_DEL, int(fd), nil)
+		}
+		return os.NewSyscallError("epoll_ctl", err)
+	}
+	return nil
 }
 
 // close lets go of all that open and running have taken. l.mu is held.
@@ -161,8 +160,8 @@ func (l *loop) post(m message) bool {
 func (l *loop) run() {
 	for more := true; more; {
 		l.wait()
-		l.now = time.Since(epoch)
 		l.readMessages()
+		l.now = time.Since(epoch)
 		l.serveReady()
 		l.checkClocks()
 		more = l.bury()
@@ -178,7 +177,7 @@ func (l *loop) wait() {
 	}
 	l.mu.Unlock()
 	if busy {
-		l.raw.Control(func(epoll uintptr) { l.poll(epoll) })
+		l.poll(uintptr(l.fd))
 		return
 	}
 	if l.raw.Read(l.harvest) != nil { // the deadline

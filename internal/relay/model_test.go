@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -76,13 +77,22 @@ func (m *model) check(t *testing.T, l *link) {
 	var wg sync.WaitGroup
 	play := func(side string, c net.Conn, a, other *actor) {
 		wg.Go(func() {
-			if err := a.send(c, other); err != nil {
-				t.Errorf("%s, %s sending: %v", m.name, side, err)
-			}
-		})
-		wg.Go(func() {
-			if err := a.receive(c, other); err != nil {
-				t.Errorf("%s, %s receiving: %v", m.name, side, err)
+			var sending sync.WaitGroup
+			var sendErr error
+			sending.Go(func() { sendErr = a.send(c) })
+			got, receiveErr := a.receive(c, other)
+			sending.Wait()
+			switch {
+			case receiveErr == errWrongBytes:
+				t.Errorf("%s, %s: wrong bytes after %d", m.name, side, got)
+			case a.resets:
+			case other.resets:
+				// A socket tells of it once, whoever asks.
+				if !isReset(sendErr) && !isReset(receiveErr) {
+					t.Errorf("%s, %s: got errors %v (sending) and %v (receiving), want a reset", m.name, side, sendErr, receiveErr)
+				}
+			case sendErr != nil || receiveErr != io.EOF || got != other.length:
+				t.Errorf("%s, %s: got errors %v (sending) and %v (receiving), and %d of %d bytes", m.name, side, sendErr, receiveErr, got, other.length)
 			}
 		})
 	}
@@ -108,16 +118,13 @@ func (m *model) check(t *testing.T, l *link) {
 }
 
 // send sends the actor's words in pieces, with pauses, and its end.
-func (a *actor) send(c net.Conn, other *actor) error {
+func (a *actor) send(c net.Conn) error {
 	for sent := int64(0); sent < a.length; {
 		piece := a.words(sent)
 		piece = piece[:min(int64(len(piece)), a.length-sent, 1+a.rng.Int64N(1<<a.rng.IntN(20)))]
 		n, err := c.Write(piece)
 		sent += int64(n)
 		if err != nil {
-			if other.resets {
-				return nil
-			}
 			return err
 		}
 		if a.rng.IntN(8) == 0 {
@@ -128,42 +135,34 @@ func (a *actor) send(c net.Conn, other *actor) error {
 		sendReset(c)
 		return nil
 	}
-	if err := c.(closeWriter).CloseWrite(); err != nil && !other.resets {
-		return err
-	}
-	return nil
+	return c.(closeWriter).CloseWrite()
 }
 
-// receive compares what comes with the other's words, with pauses, until the end.
-func (a *actor) receive(c net.Conn, other *actor) error {
+// receive compares what comes with the other's words, with pauses, until there is an
+// error, and returns how many bytes were right.
+func (a *actor) receive(c net.Conn, other *actor) (got int64, err error) {
 	rng := rand.New(rand.NewPCG(uint64(a.from), uint64(other.from))) // that of a is in use
 	buf := make([]byte, 64<<10)
-	for got := int64(0); ; {
-		n, err := c.Read(buf[:1+rng.IntN(len(buf))])
+	for err == nil {
+		var n int
+		n, err = c.Read(buf[:1+rng.IntN(len(buf))])
 		for p := buf[:n]; len(p) > 0; {
 			words := other.words(got)
 			words = words[:min(len(words), len(p))]
-			if got += int64(len(words)); got > other.length || !bytes.Equal(p[:len(words)], words) {
-				return fmt.Errorf("wrong bytes before offset %d", got)
+			if got+int64(len(words)) > other.length || !bytes.Equal(p[:len(words)], words) {
+				return got, errWrongBytes
 			}
+			got += int64(len(words))
 			p = p[len(words):]
-		}
-		switch {
-		case err == nil:
-		case a.resets: // its own doing
-			return nil
-		case other.resets && isReset(err):
-			return nil
-		case !other.resets && err == io.EOF && got == other.length:
-			return nil
-		default:
-			return fmt.Errorf("%w after %d of %d bytes", err, got, other.length)
 		}
 		if rng.IntN(64) == 0 {
 			time.Sleep(time.Duration(rng.IntN(20)) * time.Millisecond)
 		}
 	}
+	return got, err
 }
+
+var errWrongBytes = errors.New("wrong bytes")
 
 // words returns what follows after the first sent bytes, up to the end of the text.
 func (a *actor) words(sent int64) []byte {

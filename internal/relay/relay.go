@@ -4,7 +4,7 @@
 // [Engine] and is told, once, what became of them:
 //
 //	streams := new(relay.Registry)
-//	engine := relay.Portable{Streams: streams}
+//	engine := relay.New(streams, warn)
 //	engine.Start(&relay.Stream{
 //		Client:      client,
 //		Upstream:    upstream,
@@ -80,7 +80,7 @@ type Account struct {
 	Duration             time.Duration // from Start until both connections were closed
 	Cause                Cause         // what ended it; the first of several
 	Err                  error         // the error behind ClientError, UpstreamError, BadRequest or BadResponse
-	Engine               string        // "portable"; "http" for an Exchange without a tunnel
+	Engine               string        // "event" or "portable"; "http" for an Exchange without a tunnel
 }
 
 // Cause is why a stream ended.

@@ -1,0 +1,210 @@
+package relay
+
+import (
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// turn bounds, in bytes, what a direction moves before other streams have their turn.
+const turn = 1 << 20
+
+// serve moves what bytes can be moved in both directions.
+func (l *loop) serve(p *pair) {
+	for _, ln := range [...]*lane{&p.up, &p.down} {
+		if !ln.over {
+			l.carry(p, ln)
+		}
+		if src, _ := p.ends(ln); ln.over && src.failed {
+			l.collect(p, src)
+		}
+	}
+}
+
+// carry moves bytes until the source has none, the destination takes none, the
+// direction is over, or it is the turn of others.
+func (l *loop) carry(p *pair, ln *lane) {
+	src, dst := p.ends(ln)
+	for stop := ln.carried + turn; p.ended == 0 && !ln.over; {
+		switch {
+		case !ln.empty():
+			if !dst.writable {
+				ln.keep()
+				return
+			}
+			l.deliver(p, ln, dst)
+		case ln.left == 0:
+			l.finish(p, ln)
+		case !src.readable:
+			l.pipes.giveBack(ln)
+			return
+		case ln.carried >= stop:
+			l.enqueue(p)
+			return
+		default:
+			l.fetch(p, ln, src)
+		}
+	}
+}
+
+// fetch reads bytes. The lane is empty.
+func (l *loop) fetch(p *pair, ln *lane, src *socket) {
+	if ln.bulk && l.fill(p, ln, src) {
+		return
+	}
+	n, err := read(src.fd, l.buffer[:min(int64(len(l.buffer)), ln.left)])
+	switch {
+	case n > 0:
+		ln.held, ln.borrowed = l.buffer[:n], true
+		ln.left -= int64(n)
+		ln.bulk = ln.bulk || n == len(l.buffer)
+	case err == nil:
+		l.passEnd(p, ln)
+	case err == unix.EAGAIN:
+		src.readable = false
+	default:
+		l.fail(p, src, os.NewSyscallError("read", err))
+	}
+}
+
+// deliver writes bytes that the lane holds.
+func (l *loop) deliver(p *pair, ln *lane, dst *socket) {
+	var n int
+	var err error
+	if len(ln.held) > 0 {
+		n, err = write(dst.fd, ln.held)
+		if ln.held = ln.held[n:]; len(ln.held) == 0 {
+			ln.release()
+		}
+	} else {
+		n, err = ln.pipe.pour(dst.fd)
+	}
+	if n > 0 {
+		ln.carried += int64(n)
+		p.delivered = l.now
+	}
+	switch {
+	case err == unix.EAGAIN:
+		dst.writable = false
+	case err != nil:
+		l.fail(p, dst, os.NewSyscallError("write", err))
+	case n == 0:
+		l.fail(p, dst, io.ErrNoProgress)
+	}
+}
+
+// keep moves held bytes from the loop's buffer to one of their own.
+func (ln *lane) keep() {
+	if !ln.borrowed {
+		return
+	}
+	ln.buffer = takeBuffer(len(ln.held) > smallSize, int64(len(ln.held)))
+	copy(ln.buffer, ln.held)
+	ln.held, ln.borrowed = ln.buffer, false
+}
+
+// release lets go of the memory behind held.
+func (ln *lane) release() {
+	giveBack(ln.buffer)
+	ln.held, ln.buffer, ln.borrowed = nil, nil, false
+}
+
+// passEnd tells the destination that nothing follows, and finishes the direction.
+func (l *loop) passEnd(p *pair, ln *lane) {
+	src, dst := p.ends(ln)
+	if src.tcp && !p.opposite(ln).shut && isGone(src.fd) {
+		l.fail(p, src, errReset)
+		return
+	}
+	ln.shut = true
+	if err := unix.Shutdown(int(dst.fd), unix.SHUT_WR); err != nil && err != errNotConnected {
+		l.fail(p, dst, os.NewSyscallError("shutdown", err))
+		return
+	}
+	l.finish(p, ln)
+}
+
+// isGone is lostPeer for a descriptor: a reset that follows an end of sending leaves
+// only the end to be read.
+func isGone(fd int32) bool {
+	_, err := unix.Getpeername(int(fd))
+	return err == unix.ENOTCONN
+}
+
+// finish notes that a direction is over.
+func (l *loop) finish(p *pair, ln *lane) {
+	l.pipes.giveBack(ln)
+	ln.over = true
+	if p.opposite(ln).over {
+		l.end(p, Finished, nil)
+		return
+	}
+	p.halfClosedAt = l.now
+	l.clocks.set(p)
+}
+
+// collect ends the stream if s, of which nothing is read any more, has failed.
+// Elsewhere reading tells, after the bytes that came before.
+func (l *loop) collect(p *pair, s *socket) {
+	if p.ended != 0 {
+		return
+	}
+	s.failed = false
+	if errno, err := unix.GetsockoptInt(int(s.fd), unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
+		l.fail(p, s, syscall.Errno(errno))
+	}
+}
+
+// fail ends the stream because of an error of s.
+func (l *loop) fail(p *pair, s *socket, err error) {
+	reset, failed := p.names(s)
+	if isReset(err) {
+		l.end(p, reset, nil)
+	} else {
+		l.end(p, failed, err)
+	}
+}
+
+// end closes both sockets and lets go of all the stream has, unless that is done.
+func (l *loop) end(p *pair, cause Cause, err error) (first bool) {
+	if p.ended != 0 {
+		return false
+	}
+	p.cause, p.err = cause, err
+	for _, s := range [...]*socket{&p.client, &p.upstream} {
+		if cause.abrupt() {
+			unix.SetsockoptLinger(int(s.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		}
+		delete(l.sockets, s.fd)
+		unix.Close(int(s.fd))
+	}
+	for _, ln := range [...]*lane{&p.up, &p.down} {
+		ln.release()
+		l.pipes.giveBack(ln)
+	}
+	l.clocks.stop(p)
+	p.ended = time.Since(epoch)
+	l.ended = append(l.ended, p)
+	return true
+}
+
+// read is read(2), without interruptions. It returns 0 and nil at the end.
+func read(fd int32, b []byte) (int, error) {
+	for {
+		if n, err := unix.Read(int(fd), b); err != unix.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
+// write is write(2), without interruptions.
+func write(fd int32, b []byte) (int, error) {
+	for {
+		if n, err := unix.Write(int(fd), b); err != unix.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
