@@ -128,7 +128,7 @@ func (*Relay) CaddyModule() caddy.ModuleInfo {
 func (h *Relay) Provision(ctx caddy.Context) error {
 	h.ctx = ctx
 	h.logger = ctx.Logger()
-	h.engine = &relay.Portable{Streams: &streams}
+	h.engine = relay.New(&streams, func(message string, err error) { h.logger.Warn(message, zap.Error(err)) })
 	if err := h.provisionOptions(); err != nil {
 		return err
 	}
@@ -241,7 +241,8 @@ func (h *Relay) provisionForward() error {
 	return nil
 }
 
-// Handle implements layer4.NextHandler. It returns when the stream has ended.
+// Handle implements layer4.NextHandler. It returns when the stream has ended, or when
+// the engine has taken the sockets for its own.
 func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	in := inspectionOf(cx)
 	cx.Context = context.WithValue(cx.Context, relayedKey{}, in)
@@ -276,16 +277,18 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	if to.dynamic {
 		name = conn.RemoteAddr().String()
 	}
-	ended := make(chan struct{})
+	// What an idle stream keeps alive is little: not the connection as layer4 has it.
+	remote, ended := cx.RemoteAddr(), make(chan struct{})
 	done := func(account relay.Account) {
 		to.release()
-		h.logEnd(cx, name, account)
+		h.logEnd(remote, name, account)
 		close(ended)
 	}
+	var detached bool
 	if request != nil {
-		h.exchange(in, *request, relayable(client), conn, watch.pending, group, done)
+		detached = h.exchange(in, *request, relayable(client), conn, watch.pending, group, done)
 	} else {
-		h.engine.Start(&relay.Stream{
+		detached = h.engine.Start(&relay.Stream{
 			Client:           relayable(client),
 			Upstream:         conn,
 			ToUpstream:       relay.Direction{Pending: watch.pending},
@@ -295,8 +298,10 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 			Done:             done,
 		})
 	}
-	// caddy-l4 closes the client's socket when Handle returns.
-	<-ended
+	if !detached {
+		// caddy-l4 closes the client's socket when Handle returns.
+		<-ended
+	}
 	return nil
 }
 
@@ -328,7 +333,7 @@ func (h *Relay) forwarded(in *inspection) (httphead.Forwarded, error) {
 var errConnectContent = errors.New("CONNECT with content")
 
 // exchange carries out one request, of which pending has been received.
-func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, upstream net.Conn, pending []byte, group *relay.Registry, done func(relay.Account)) {
+func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, upstream net.Conn, pending []byte, group *relay.Registry, done func(relay.Account)) (detached bool) {
 	head := in.method() == http.MethodHead
 	x := relay.Exchange{
 		Client:                client,
@@ -347,7 +352,7 @@ func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, ups
 		Done:                  done,
 	}
 	x.Body.Reset(in.head.ContentLength, in.head.Chunked)
-	x.Run()
+	return x.Run()
 }
 
 // connect dials upstreams until one answers. The upstream it returns is acquired.
@@ -444,12 +449,12 @@ func (h *Relay) logFailure(cx *layer4.Connection, err error) {
 	h.logger.Error("no upstream reached", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 }
 
-func (h *Relay) logEnd(cx *layer4.Connection, upstream string, account relay.Account) {
+func (h *Relay) logEnd(remote net.Addr, upstream string, account relay.Account) {
 	if !h.logger.Core().Enabled(zap.DebugLevel) {
 		return
 	}
 	h.logger.Debug("stream ended",
-		zap.Stringer("remote", cx.RemoteAddr()),
+		zap.Stringer("remote", remote),
 		zap.String("upstream", upstream),
 		zap.Int64("read", account.ToUpstream),
 		zap.Int64("written", account.ToClient),

@@ -37,17 +37,18 @@ func newEngine(streams *Registry, warn func(string, error)) Engine {
 var epoch = time.Now()
 
 // Start implements [Engine].
-func (e *Event) Start(s *Stream) {
+func (e *Event) Start(s *Stream) (detached bool) {
 	p := e.takeOver(s)
 	if p == nil {
-		Portable{Streams: e.Streams}.Start(s)
-		return
+		return Portable{Streams: e.Streams}.Start(s)
 	}
 	// The runtime's poller lets go of the sockets, which stay open.
 	s.Client.Close()
 	s.Upstream.Close()
 	e.Streams.add(p)
+	p.group.add(p)
 	p.loop.post(message{pair: p})
+	return true
 }
 
 // takeOver returns the record of s with descriptors of its own, or nil if s is not for
@@ -58,6 +59,7 @@ func (e *Event) takeOver(s *Stream) *pair {
 	}
 	p := &pair{
 		engine:    e,
+		group:     s.Group,
 		done:      s.Done,
 		started:   time.Since(epoch),
 		idle:      s.IdleTimeout,
@@ -110,6 +112,7 @@ type pair struct {
 
 	loop    *loop  // constant
 	engine  *Event // constant
+	group   *Registry
 	done    func(Account)
 	started time.Duration // these times since epoch
 	ended   time.Duration // 0: not ended
@@ -233,4 +236,5 @@ func (p *pair) conclude() {
 		})
 	}
 	p.engine.Streams.remove(p)
+	p.group.remove(p)
 }

@@ -81,8 +81,9 @@ var (
 )
 
 // Run carries the exchange out. It returns when it is over, or when an engine has its
-// tunnel. Deadlines set on the connections are cleared.
-func (x *Exchange) Run() {
+// tunnel, and reports whether its connections are closed, as [Engine].Start does.
+// Deadlines set on the connections are cleared.
+func (x *Exchange) Run() (detached bool) {
 	e := &exchange{
 		Exchange: x,
 		decision: make(chan struct{}),
@@ -107,8 +108,9 @@ func (x *Exchange) Run() {
 	go e.send()
 	e.receive()
 	<-e.sent
+	detached = true
 	if e.tunnel {
-		e.startTunnel()
+		detached = e.startTunnel()
 	} else {
 		if e.isAborted() {
 			<-e.gaveUp
@@ -117,6 +119,7 @@ func (x *Exchange) Run() {
 	}
 	e.registry.remove(e)
 	e.Group.remove(e)
+	return detached
 }
 
 // exchange is the record of an exchange in flight. Its flow up, in a goroutine of its
@@ -512,10 +515,10 @@ func (e *exchange) abortFor(at side, err error) {
 }
 
 // startTunnel hands both connections to the engine.
-func (e *exchange) startTunnel() {
+func (e *exchange) startTunnel() (detached bool) {
 	e.stopClocks()
 	up, down := e.up.delivered.Load(), e.down.delivered.Load()
-	e.Tunnels.Start(&Stream{
+	return e.Tunnels.Start(&Stream{
 		Client:           e.Client,
 		Upstream:         e.Upstream,
 		ToUpstream:       Direction{Pending: e.held},

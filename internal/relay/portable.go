@@ -19,7 +19,7 @@ type Portable struct {
 }
 
 // Start implements [Engine].
-func (p Portable) Start(s *Stream) {
+func (p Portable) Start(s *Stream) (detached bool) {
 	client := side{s.Client, ClientReset, ClientError}
 	upstream := side{s.Upstream, UpstreamReset, UpstreamError}
 	st := &stream{
@@ -44,6 +44,7 @@ func (p Portable) Start(s *Stream) {
 	st.checkClocks()
 	go st.up.run()
 	go st.down.run()
+	return false
 }
 
 // side is one of the two connections, with the names of what may befall it.

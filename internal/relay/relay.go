@@ -139,5 +139,9 @@ type Engine interface {
 	// Start takes the stream over and returns at once. Deadlines set on the
 	// connections are cleared. Connections that are closed already are an error
 	// like any other: the stream ends and Done is called.
-	Start(*Stream)
+	//
+	// It reports whether the connections are detached: closed, because the engine has
+	// their sockets by descriptors of its own. Then nobody need wait for Done who has to
+	// close what he has accepted.
+	Start(*Stream) (detached bool)
 }
