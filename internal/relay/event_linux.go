@@ -16,8 +16,9 @@ import (
 // streams: an idle one costs its two descriptors and a record, no goroutine, no buffer
 // and no timer. Bytes in bulk go through a pipe and do not leave the kernel.
 //
-// Bare *net.TCPConn and *net.UnixConn are taken over by descriptor. All else, and a
-// stream that comes when descriptors are short, goes to [Portable].
+// Bare *net.TCPConn and *net.UnixConn are taken over by descriptor: when Start returns
+// they are closed, and the sockets under them the engine's. All else, and a stream that
+// comes when descriptors are short, goes to [Portable].
 type Event struct {
 	Streams *Registry // where its streams are registered; nil: nowhere
 

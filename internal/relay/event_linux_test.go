@@ -146,6 +146,29 @@ func TestEventResetAfterEnd(t *testing.T) {
 	}
 }
 
+// TestResetBehindEnd: a reset that follows an end of sending leaves only the end to be
+// read. The other side must not take it for one.
+func TestResetBehindEnd(t *testing.T) {
+	for name, newEngine := range engines {
+		t.Run(name, func(t *testing.T) {
+			l := &link{}
+			var s Stream
+			s.Client, l.client = connect(t, "tcp")
+			s.Upstream, l.upstream = connect(t, "tcp")
+			closeWrite(t, l.client)
+			sendReset(l.client)
+			for begin := time.Now(); !lostPeer(s.Client); {
+				if time.Since(begin) > patience {
+					t.Fatal("the reset does not arrive")
+				}
+			}
+			l.start(t, newEngine(nil), s)
+			receivesReset(t, l.upstream)
+			l.ends(t, Account{Cause: ClientReset})
+		})
+	}
+}
+
 // TestEventUrgentData: an urgent byte in the midst of bulk is left out, as read(2) does
 // it, and what comes after it is not lost.
 func TestEventUrgentData(t *testing.T) {

@@ -155,9 +155,9 @@ func (p *pipe) pour(fd int32) (int, error) {
 }
 
 // splice is splice(2), without interruptions.
-func splice(from, to, max int) (int, error) {
+func splice(from, to, most int) (int, error) {
 	for {
-		n, err := unix.Splice(from, nil, to, nil, max, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		n, err := unix.Splice(from, nil, to, nil, most, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 		if err == nil {
 			return int(n), nil
 		}
