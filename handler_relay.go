@@ -245,7 +245,7 @@ func (h *Relay) provisionForward() error {
 // the engine has taken the sockets for its own.
 func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	in := inspectionOf(cx)
-	cx.Context = context.WithValue(cx.Context, relayedKey{}, in)
+	cx.Context = relayedContext(cx.Context, in)
 	pending, client := drain(cx)
 	watch := &clientWatch{conn: client, pending: pending}
 

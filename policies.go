@@ -1,6 +1,9 @@
 package streamprox
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/http"
@@ -110,6 +113,11 @@ func (*URIHashSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection
 // it has taken the bytes that tell whose inspection it is.
 type relayedKey struct{}
 
+// relayedContext returns the context with what policies look at.
+func relayedContext(ctx context.Context, in *inspection) context.Context {
+	return context.WithValue(ctx, relayedKey{}, in)
+}
+
 // relayedInspection returns the inspection of the connection that an upstream is chosen
 // for, or nil.
 func relayedInspection(cx *layer4.Connection) *inspection {
@@ -120,32 +128,36 @@ func relayedInspection(cx *layer4.Connection) *inspection {
 }
 
 // selectBy chooses by rendezvous hashing of a value: that of ip_hash, which knows what
-// is available to caddy-l4's proxy, with the value in the place of the client's address.
-// Without a value it chooses at random.
+// is available to caddy-l4's proxy, with a digest of the value in the place of the
+// client's address. Its hash alone (FNV) sends values that differ in their last bytes,
+// as tenants and paths do, mostly to the same upstream. Without a value it chooses at
+// random.
 func selectBy(value string, pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
 	if value == "" {
 		return new(l4proxy.RandomSelection).Select(pool, cx)
 	}
-	return new(l4proxy.IPHashSelection).Select(pool, &layer4.Connection{Conn: hashedConn{value: hashedAddr(value)}})
+	digest := sha256.Sum256([]byte(value))
+	key := hashKey(hex.EncodeToString(digest[:8]))
+	return new(l4proxy.IPHashSelection).Select(pool, &layer4.Connection{Conn: hashedConn{key: key}})
 }
 
 // hashedConn is a connection of which only the remote address matters.
 type hashedConn struct {
 	net.Conn
-	value hashedAddr
+	key hashKey
 }
 
-// RemoteAddr returns the value that is hashed.
-func (c hashedConn) RemoteAddr() net.Addr { return c.value }
+// RemoteAddr returns what is hashed.
+func (c hashedConn) RemoteAddr() net.Addr { return c.key }
 
-// hashedAddr is a value in the form of an address with a port, which ip_hash removes.
-type hashedAddr string
+// hashKey is what is hashed, as an address.
+type hashKey string
 
 // Network implements net.Addr.
-func (hashedAddr) Network() string { return "tcp" }
+func (hashKey) Network() string { return "" }
 
 // String implements net.Addr.
-func (a hashedAddr) String() string { return "[" + string(a) + "]:0" }
+func (k hashKey) String() string { return string(k) }
 
 // Interface guards
 var (
