@@ -246,6 +246,11 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if len(proxy.Upstreams) == 0 {
 		return d.Errf("relay needs at least one upstream, as in 'relay 10.0.0.5:9000'")
 	}
+	for _, upstream := range proxy.Upstreams {
+		if err := checkOneAddress(upstream); err != nil {
+			return d.WrapErr(err)
+		}
+	}
 	h.Upstreams, h.LoadBalancing, h.HealthChecks = proxy.Upstreams, proxy.LoadBalancing, proxy.HealthChecks
 	return nil
 }

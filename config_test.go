@@ -324,6 +324,8 @@ func TestCaddyfileErrors(t *testing.T) {
 		{name: "relay: dial_allow twice", config: "relay 10.0.0.5:9000 {\n dial_allow a.example\n dial_allow b.example\n}", want: "duplicate option 'dial_allow'"},
 		{name: "relay: dial_allow with block", config: "relay 10.0.0.5:9000 {\n dial_allow a.example {\n x\n }\n}", want: "option 'dial_allow' takes no block"},
 		{name: "relay: dial_allow bad", config: "relay 10.0.0.5:9000 {\n dial_allow a.example:80\n}", want: "dial_allow: \"a.example:80\" is neither a host"},
+		{name: "relay: several addresses", config: "relay {\n upstream 10.0.0.5:9000 10.0.0.6:9000\n}", want: "dial: want one address, got 2 (10.0.0.5:9000 10.0.0.6:9000); relay sends a stream to one server, so make each address an upstream of its own"},
+		{name: "relay: another address by dial", config: "relay {\n upstream 10.0.0.5:9000 {\n dial 10.0.0.6:9000\n }\n}", want: "dial: want one address, got 2"},
 		{name: "relay: local_addr without value", config: "relay {\n upstream 10.0.0.5:9000 {\n local_addr\n }\n}", want: "after 'local_addr'"},
 		{name: "relay: resolver_preference without value", config: "relay {\n upstream 10.0.0.5:9000 {\n resolver_preference\n }\n}", want: "after 'resolver_preference'"},
 		{name: "relay: resolver_preference unknown", config: "relay {\n upstream 10.0.0.5:9000 {\n resolver_preference ipv5_only\n }\n}", want: "'ipv5_only'"},

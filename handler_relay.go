@@ -412,7 +412,7 @@ func (h *Relay) tryEach(ctx context.Context, cx *layer4.Connection, header *prox
 		}
 		u.release()
 		err = fmt.Errorf("dialing %s: %w", u.address, dialErr)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(dialErr, errNotAllowed) {
 			return nil, nil, err
 		}
 		// An address that a client may have chosen says nothing of those of others.
@@ -464,8 +464,9 @@ func (h *Relay) logEnd(remote net.Addr, upstream string, account relay.Account) 
 		zap.Error(account.Err))
 }
 
-// Cleanup ends the health checks and lets go of the upstreams. When the process exits it first waits for the
-// streams to end, for as long as the HTTP app waits for its requests.
+// Cleanup ends the health checks and lets go of the upstreams. When the process exits
+// it first waits for the streams to end, for as long as the HTTP app waits for its
+// requests.
 func (h *Relay) Cleanup() error {
 	h.stopChecks()
 	for _, u := range h.upstreams {

@@ -38,9 +38,8 @@ type upstream struct {
 
 // newUpstream checks the configuration of an upstream. The caller closes it.
 func newUpstream(ctx caddy.Context, config *l4proxy.Upstream, allow dialAllow) (*upstream, error) {
-	if len(config.Dial) != 1 {
-		return nil, fmt.Errorf("dial: want one address, got %d (%s); relay sends a stream to one server, so make each address an upstream of its own",
-			len(config.Dial), strings.Join(config.Dial, " "))
+	if err := checkOneAddress(config); err != nil {
+		return nil, err
 	}
 	u := &upstream{config: config, allow: allow, resolver: net.DefaultResolver}
 	dial := caddy.NewReplacer().ReplaceKnown(config.Dial[0], "")
@@ -60,6 +59,16 @@ func newUpstream(ctx caddy.Context, config *l4proxy.Upstream, allow dialAllow) (
 	known, _ := peers.LoadOrStore(u.address, new(peer))
 	u.peer = known.(*peer)
 	return u, nil
+}
+
+// checkOneAddress refuses what makes caddy-l4's proxy send a stream to several servers
+// at once.
+func checkOneAddress(config *l4proxy.Upstream) error {
+	if len(config.Dial) == 1 {
+		return nil
+	}
+	return fmt.Errorf("dial: want one address, got %d (%s); relay sends a stream to one server, so make each address an upstream of its own",
+		len(config.Dial), strings.Join(config.Dial, " "))
 }
 
 // setAddress sets where the upstream is.
