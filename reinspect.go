@@ -112,6 +112,10 @@ func (c *reinspectConn) follow(data []byte) (n, within int) {
 
 // Read implements net.Conn.
 func (c *reinspectConn) Read(p []byte) (int, error) {
+	if !c.calls.begin() {
+		return 0, net.ErrClosed
+	}
+	defer c.endCall()
 	if c.enter(delivering) == hijacked {
 		c.unread()
 		return c.replayConn.Read(p)

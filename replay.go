@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"github.com/mholt/caddy-l4/layer4"
@@ -111,12 +110,14 @@ func tlsState(cx *layer4.Connection) *tls.ConnectionState {
 }
 
 // replayConn is the connection that the HTTP server gets: it reads pending first,
-// and closed is called, once, when the server has closed it.
+// and closed is called, once, when the server has closed it and no call is in progress
+// any more: a hijacker may read and close from several goroutines, and whoever waits for
+// the end goes on with what is beneath.
 type replayConn struct {
 	net.Conn
 	pending []byte
 	closed  func()
-	once    sync.Once
+	calls   calls
 
 	// taken, unless nil, is called once when the server has taken on the request at
 	// the beginning; begun is that it has begun to read it.
@@ -133,6 +134,10 @@ func newReplayConn(conn net.Conn, pending []byte, closed func()) *replayConn {
 // client that leaves, or the content. If it goes on because the head is not complete,
 // nobody waits for the rest.
 func (c *replayConn) Read(p []byte) (int, error) {
+	if !c.calls.begin() {
+		return 0, net.ErrClosed
+	}
+	defer c.endCall()
 	if len(p) == 1 || c.begun && len(c.pending) == 0 {
 		c.requestTaken()
 	}
@@ -149,6 +154,10 @@ func (c *replayConn) Read(p []byte) (int, error) {
 
 // Write implements net.Conn.
 func (c *replayConn) Write(p []byte) (int, error) {
+	if !c.calls.begin() {
+		return 0, net.ErrClosed
+	}
+	defer c.endCall()
 	c.requestTaken()
 	return c.Conn.Write(p)
 }
@@ -156,6 +165,10 @@ func (c *replayConn) Write(p []byte) (int, error) {
 // ReadFrom implements io.ReaderFrom. net/http's server looks for it: a TCP
 // connection sends files without copying them.
 func (c *replayConn) ReadFrom(r io.Reader) (int64, error) {
+	if !c.calls.begin() {
+		return 0, net.ErrClosed
+	}
+	defer c.endCall()
 	c.requestTaken()
 	if rf, ok := c.Conn.(io.ReaderFrom); ok {
 		return rf.ReadFrom(r)
@@ -165,14 +178,65 @@ func (c *replayConn) ReadFrom(r io.Reader) (int64, error) {
 
 // CloseWrite shuts the sending side down. net/http's server looks for it: it lets
 // the client read an answer to a request whose body nobody reads.
-func (c *replayConn) CloseWrite() error { return closeWrite(c.Conn) }
+func (c *replayConn) CloseWrite() error {
+	if !c.calls.begin() {
+		return net.ErrClosed
+	}
+	defer c.endCall()
+	return closeWrite(c.Conn)
+}
 
 // Close implements net.Conn.
 func (c *replayConn) Close() error {
 	c.requestTaken()
-	err := c.Conn.Close()
-	c.once.Do(c.closed)
-	return err
+	c.calls.close()
+	if !c.calls.begin() {
+		return net.ErrClosed
+	}
+	defer c.endCall()
+	return c.Conn.Close()
+}
+
+// endCall ends a call, and with the last one after Close the connection.
+func (c *replayConn) endCall() {
+	if c.calls.end() {
+		c.closed()
+	}
+}
+
+// calls counts the calls in progress on a connection.
+type calls struct{ state atomic.Int64 }
+
+const (
+	callsClosing  = 1 << 62 // added when no more are to come
+	callsFinished = -1      // closing, and none is in progress
+)
+
+// begin counts one more call. It reports false if the last one has ended.
+func (c *calls) begin() bool {
+	for {
+		switch n := c.state.Load(); {
+		case n == callsFinished:
+			return false
+		case c.state.CompareAndSwap(n, n+1):
+			return true
+		}
+	}
+}
+
+// end ends what begin began, and reports whether it was the last call of all.
+func (c *calls) end() bool {
+	return c.state.Add(-1) == callsClosing && c.state.CompareAndSwap(callsClosing, callsFinished)
+}
+
+// close lets the call that ends when no other is in progress be the last one.
+func (c *calls) close() {
+	for {
+		n := c.state.Load()
+		if n < 0 || n >= callsClosing || c.state.CompareAndSwap(n, n+callsClosing) {
+			return
+		}
+	}
 }
 
 // whenTaken implements request.
