@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -299,23 +300,32 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 // freeAddress returns a loopback address on which nothing listens, and which nobody
-// else gets from it.
+// else gets from it. Its port is below those that systems give to connections: one of
+// those could be taken by the time somebody listens.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	for {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	const lowest, count = 20000, 12000
+	for range count {
+		address := fmt.Sprint("127.0.0.1:", lowest+nextPort.Add(1)%count)
+		if _, taken := handedOut.LoadOrStore(address, true); taken {
+			continue
 		}
-		address := ln.Addr().String()
-		ln.Close()
-		if _, taken := handedOut.LoadOrStore(address, true); !taken {
+		if ln, err := net.Listen("tcp", address); err == nil {
+			ln.Close()
 			return address
 		}
 	}
+	t.Fatal("no free port")
+	return ""
 }
 
-var handedOut sync.Map
+var (
+	handedOut sync.Map
+	nextPort  atomic.Uint32
+)
+
+// Test processes that run at the same time begin at different ports.
+func init() { nextPort.Store(uint32(os.Getpid()) * 100) }
 
 // freePort returns the port of a free address.
 func freePort(t *testing.T) string {
