@@ -248,7 +248,7 @@ func (e *exchange) hold(src source) (tunnel bool) {
 	e.held = nil
 	e.state.Lock()
 	defer e.state.Unlock()
-	if !e.ended {
+	if !e.ended && !e.aborted {
 		_ = e.Client.SetReadDeadline(time.Time{}) // that of the decision
 	}
 	return false
@@ -446,7 +446,7 @@ func (e *exchange) decide(tunnel bool) bool {
 	e.tunnel = tunnel
 	e.decided = true
 	close(e.decision)
-	if e.wantsTunnel() {
+	if e.wantsTunnel() && e.complete.Load() {
 		_ = e.Client.SetReadDeadline(time.Unix(1, 0)) // wakes hold
 	}
 	return true
