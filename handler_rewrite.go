@@ -239,6 +239,9 @@ type headLines []headLine
 // edit returns the edited head, in memory of its own. An error names the value that
 // would break it.
 func (h *RewriteHead) edit(cx *layer4.Connection, in *inspection) ([]byte, error) {
+	if name := h.nominated(in); name != "" {
+		return nil, fmt.Errorf("the client's Connection field names %s", name)
+	}
 	values := valueReplacer{repl: cx.Replacer()}
 	line := in.head.Line(-1).Of(in.data)
 	var lines headLines
@@ -279,6 +282,27 @@ func (h *RewriteHead) edit(cx *layer4.Connection, in *inspection) ([]byte, error
 		head = append(head, l.text...)
 	}
 	return append(head, in.data[end:in.head.Len]...), nil
+}
+
+// nominated returns a field that is written here and that the client's Connection field
+// would have the next recipient remove, or "". Servers rely on such a field because the
+// client cannot set it; it must not be able to remove it either.
+func (h *RewriteHead) nominated(in *inspection) string {
+	for _, edits := range [...][]fieldEdit{h.set, h.add} {
+		for _, edit := range edits {
+			if in.head.Nominates(in.data, edit.name) {
+				return edit.name
+			}
+		}
+	}
+	if h.Forwarded != nil {
+		for _, name := range [...]string{forwardedFor, forwardedHost, forwardedProto} {
+			if in.head.Nominates(in.data, name) {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 // editedLine returns the request line with another host in the target, if that has one,

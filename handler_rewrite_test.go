@@ -401,6 +401,31 @@ func TestRewriteHeadKeepsWhatCameBefore(t *testing.T) {
 	}
 }
 
+// TestRewriteHeadRefusesNominations checks that a client cannot have the next recipient
+// remove what rewrite_head writes, and that it may name anything else.
+func TestRewriteHeadRefusesNominations(t *testing.T) {
+	const edits = `{"host":"b","strip_prefix":"/a","forwarded":{},"header":{"set":{"X-Verified":["NONE"]},"add":{"X-Tag":["1"]},"delete":["X-Gone"]}}`
+	for connection, refused := range map[string]bool{
+		"close, X-Verified":           true,
+		"x-verified":                  true,
+		"X-Tag":                       true,
+		"close, X-Forwarded-Proto":    true,
+		"X-Forwarded-For":             true,
+		"close":                       false,
+		"keep-alive, X-Gone, X-Other": false,
+	} {
+		t.Run(connection, func(t *testing.T) {
+			conn := &scriptedConn{r: strings.NewReader("GET /a HTTP/1.1\r\nHost: a\r\nConnection: " + connection + "\r\n\r\n"), remote: textAddr("192.0.2.7:1")}
+			var got received
+			err := chain(loadHandler(t, "inspect", "{}"), loadHandler(t, "rewrite_head", edits), &got).
+				Handle(layer4.WrapConnection(conn, nil, zap.NewNop()))
+			if err != nil || got.called == refused {
+				t.Errorf("passed on: got %t (%v), want %t", got.called, err, !refused)
+			}
+		})
+	}
+}
+
 // TestRewriteHeadTwice checks that a second rewrite_head, a matcher and placeholders see
 // the request as the first one has left it.
 func TestRewriteHeadTwice(t *testing.T) {

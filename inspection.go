@@ -303,6 +303,10 @@ func (in *inspection) read() error {
 			in.started = now
 		}
 		in.deadline = now.Add(in.bounds.timeout)
+		if in.limit != nil {
+			// A first read may have changed the deadline beneath (readFirstFrom).
+			return in.limit(in.deadline)
+		}
 		return nil
 	}
 	if err := in.setReadDeadline(in.deadline); err != nil {

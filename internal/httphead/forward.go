@@ -252,6 +252,13 @@ type options struct {
 	list []Span
 }
 
+// Nominates reports whether a Connection field of the head that r has read from data
+// names the field of that name, which makes it one that recipients remove (RFC 9110
+// section 7.6.1). Letter case does not matter.
+func (r *Reader) Nominates(data []byte, name string) bool {
+	return connectionOptions(r.Fields, data).has(data, name)
+}
+
 // connectionOptions returns the connection options of a head.
 func connectionOptions(fields []Field, data []byte) *options {
 	o := new(options)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -364,6 +365,48 @@ func TestExchangeTunnel(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestExchangeUpgradeWithContent checks that the content of a request for an upgrade goes
+// up to its end, although the response has begun before.
+func TestExchangeUpgradeWithContent(t *testing.T) {
+	head := strings.Replace(upgradeGet, "\r\n\r\n", "\r\nContent-Length: 10\r\n\r\n", 1)
+	l := exchanged(t, "tcp", head+"hello", nil)
+	receives(t, l.upstream, head+"hello")
+	send(t, l.upstream, ok+"Content-Length: 2\r\n\r\no")
+	receives(t, l.client, ok+"Content-Length: 2\r\nConnection: close\r\n\r\no")
+	send(t, l.client, "world")
+	receives(t, l.upstream, "world")
+	send(t, l.upstream, "k")
+	receives(t, l.client, "k")
+	receivesEnd(t, l.client)
+	l.client.Close()
+	l.over(t, Finished)
+}
+
+// TestExchangeHoldsNoAnswerUp checks that a client which fills what is held and stays
+// cannot keep an exchange that is given up: whatever holds it, the answer's deadline
+// stands.
+func TestExchangeHoldsNoAnswerUp(t *testing.T) {
+	var all sync.WaitGroup
+	for range 50 {
+		l := exchanged(t, "tcp", upgradeGet, func(x *Exchange) {
+			x.IdleTimeout = 30 * time.Millisecond
+			x.Refuse = func(client net.Conn, _ int) {
+				_ = client.SetDeadline(time.Now().Add(200 * time.Millisecond))
+				_, _ = io.Copy(io.Discard, client)
+			}
+		})
+		all.Go(func() {
+			_, _ = l.client.Write(make([]byte, holdLimit))
+			select {
+			case <-l.done:
+			case <-time.After(patience):
+				t.Error("the exchange did not end")
+			}
+		})
+	}
+	all.Wait()
 }
 
 // TestExchangeHolds checks that what is sent ahead of the answer to an upgrade is
