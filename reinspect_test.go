@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -343,6 +345,36 @@ func TestReinspectNoticesAClientThatLeaves(t *testing.T) {
 				t.Error("the context was not cancelled")
 			}
 		})
+	}
+}
+
+// TestReinspectOverTLS checks that the content of a later request may come after its
+// head where TLS was terminated before inspect, whatever the server's idle timeout is.
+func TestReinspectOverTLS(t *testing.T) {
+	for _, idle := range []time.Duration{-1, 0, time.Minute} {
+		s := newRoutedServerIdle(t, "", elsewhereRoute, "", idle, echoHandler)
+		certificate := httptest.NewUnstartedServer(nil)
+		certificate.StartTLS()
+		config := certificate.TLS
+		certificate.Close()
+		near, far := net.Pipe()
+		go func() {
+			server := tls.Server(near, config)
+			defer server.Close()
+			_ = s.inspect.Handle(layer4.WrapConnection(server, nil, zap.NewNop()), endOfChain)
+		}()
+		conn := tls.Client(far, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+		r := bufio.NewReader(conn)
+		for _, target := range []string{"/1", "/2", "/3"} {
+			_, _ = io.WriteString(conn, "POST "+target+" HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n")
+			time.Sleep(20 * time.Millisecond) // the server begins to wait for the content
+			_, _ = io.WriteString(conn, "hello")
+			if got, want := readResponse(t, r), "200 "+target+" hello"; got != want {
+				t.Errorf("idle timeout %v: got %q, want %q", idle, got, want)
+			}
+		}
+		conn.Close()
 	}
 }
 

@@ -389,7 +389,7 @@ func TestExchangeUpgradeWithContent(t *testing.T) {
 // stands.
 func TestExchangeHoldsNoAnswerUp(t *testing.T) {
 	var all sync.WaitGroup
-	for range 50 {
+	for range 200 {
 		l := exchanged(t, "tcp", upgradeGet, func(x *Exchange) {
 			x.IdleTimeout = 30 * time.Millisecond
 			x.Refuse = func(client net.Conn, _ int) {
