@@ -215,7 +215,8 @@ func (f *flow) write(p []byte) error {
 // passEnd tells the destination that nothing follows. If that fails, it ends the
 // stream.
 func (f *flow) passEnd() bool {
-	if !f.back.shut.Load() && lostPeer(f.src.Conn) {
+	// In this order: the other flow may be shutting the source down at this moment.
+	if lostPeer(f.src.Conn) && !f.back.shut.Load() {
 		f.stream.fail(f.src, errReset)
 		return false
 	}
