@@ -90,6 +90,7 @@ func (x *Exchange) Run() (detached bool) {
 		over:     make(chan struct{}),
 		sent:     make(chan struct{}),
 		gaveUp:   make(chan struct{}),
+		handed:   make(chan struct{}),
 	}
 	client := side{x.Client, ClientReset, ClientError}
 	upstream := side{x.Upstream, UpstreamReset, UpstreamError}
@@ -109,7 +110,7 @@ func (x *Exchange) Run() (detached bool) {
 	e.receive()
 	<-e.sent
 	detached = true
-	if e.tunnel {
+	if e.tunnel && e.handOver() {
 		detached = e.startTunnel()
 	} else {
 		if e.isAborted() {
@@ -129,17 +130,20 @@ type exchange struct {
 	stream
 	*Exchange
 
-	complete atomic.Bool   // the last byte of the request is sent, or about to be
+	complete  atomic.Bool // the last byte of the request is sent, or about to be
+	tunnelled atomic.Bool // the connections are handed over to a tunnel
+
 	decision chan struct{} // closed when the final response is known: a tunnel or not
 	over     chan struct{} // closed when the response is delivered
 	sent     chan struct{} // closed when the flow up has ended
 	gaveUp   chan struct{} // closed when abort has ended the stream
+	handed   chan struct{} // closed when an engine has the tunnel
 
 	state    sync.Mutex // guards the following, and the deadlines
 	answered bool       // the client gets a final response, the upstream's or ours
 	aborted  bool       // both connections are abort's
 	decided  bool       // decision is closed
-	ended    bool       // over is closed
+	ended    bool       // the response is delivered, or the tunnel handed over: nothing to give up
 
 	tunnel bool   // what the decision is; valid once it is closed
 	held   []byte // what the client has sent for the tunnel; valid once sent is closed
@@ -514,9 +518,33 @@ func (e *exchange) abortFor(at side, err error) {
 	e.abort(cause, err, status)
 }
 
+// end implements member. An exchange whose tunnel is handed over has not ended, and is
+// not its caller's to end: the tunnel is registered when end returns.
+func (e *exchange) end(cause Cause, err error) (first bool) {
+	first = e.stream.end(cause, err)
+	if e.tunnelled.Load() {
+		<-e.handed
+	}
+	return first
+}
+
+// handOver makes the connections the tunnel's, unless something has ended the exchange
+// meanwhile. From then on nothing can.
+func (e *exchange) handOver() bool {
+	e.stopClocks()
+	e.state.Lock()
+	defer e.state.Unlock()
+	if e.aborted {
+		return false
+	}
+	e.ended = true
+	e.ending.Do(func() { e.tunnelled.Store(true) })
+	return e.tunnelled.Load()
+}
+
 // startTunnel hands both connections to the engine.
 func (e *exchange) startTunnel() (detached bool) {
-	e.stopClocks()
+	defer close(e.handed)
 	up, down := e.up.delivered.Load(), e.down.delivered.Load()
 	return e.Tunnels.Start(&Stream{
 		Client:           e.Client,

@@ -3,6 +3,7 @@ package relay
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -544,5 +545,53 @@ func TestExchangeKill(t *testing.T) {
 			l.over(t, Killed)
 			group.Drain(t.Context())
 		})
+	}
+}
+
+// engineFunc is an engine by its Start.
+type engineFunc func(*Stream) bool
+
+func (f engineFunc) Start(s *Stream) bool { return f(s) }
+
+// TestKillBecomingTunnel: killing a group spares no stream that is becoming a tunnel at
+// that moment.
+func TestKillBecomingTunnel(t *testing.T) {
+	group := new(Registry)
+	killed := make(chan int)
+	l := exchanged(t, "tcp", upgradeGet, func(x *Exchange) {
+		x.Group = group
+		x.Tunnels = engineFunc(func(s *Stream) bool {
+			go func() { killed <- group.Kill() }()
+			time.Sleep(10 * time.Millisecond) // Kill has seen the exchange alone, most likely
+			return Portable{}.Start(s)
+		})
+	})
+	receives(t, l.upstream, upgradeGet)
+	send(t, l.upstream, switching)
+	receives(t, l.client, switching)
+	if got := <-killed; got != 1 {
+		t.Errorf("killed: got %d, want 1", got)
+	}
+	receivesReset(t, l.client)
+	receivesReset(t, l.upstream)
+	l.over(t, Killed)
+}
+
+// TestTunnelNotAnnounced: no tunnel begins if the client does not get the answer to its
+// request for one.
+func TestTunnelNotAnnounced(t *testing.T) {
+	boom := errors.New("boom")
+	l := exchanged(t, "tcp", upgradeGet, func(x *Exchange) {
+		x.Client = brokenConn{TCPConn: x.Client.(*net.TCPConn), write: boom}
+		x.Tunnels = engineFunc(func(*Stream) bool {
+			t.Error("a tunnel began")
+			return true
+		})
+	})
+	receives(t, l.upstream, upgradeGet)
+	send(t, l.upstream, switching)
+	receivesReset(t, l.upstream)
+	if a := l.over(t, ClientError); !errors.Is(a.Err, boom) {
+		t.Errorf("error: got %v, want %v", a.Err, boom)
 	}
 }

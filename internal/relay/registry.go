@@ -74,12 +74,16 @@ func (r *Registry) Drain(ctx context.Context) (reset int) {
 // Kill resets the streams in flight, with the cause Killed, and returns how many. It
 // does not wait for their Done.
 func (r *Registry) Kill() (killed int) {
-	r.mu.Lock()
-	left := slices.Collect(maps.Keys(r.streams))
-	r.mu.Unlock()
-	for _, m := range left {
-		if m.end(Killed, nil) {
-			killed++
+	// Twice, because an exchange that is becoming a tunnel cannot be ended, and the
+	// tunnel takes its place.
+	for range 2 {
+		r.mu.Lock()
+		left := slices.Collect(maps.Keys(r.streams))
+		r.mu.Unlock()
+		for _, m := range left {
+			if m.end(Killed, nil) {
+				killed++
+			}
 		}
 	}
 	return killed
