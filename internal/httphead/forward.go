@@ -155,7 +155,7 @@ func (r *Response) Forward(dst, data []byte) []byte {
 // 6455 section 4.1).
 func (f *Forwarded) Switches(r *Response, data []byte) bool {
 	protocol, n := r.Lookup(data, "Upgrade")
-	if f.Upgrade == "" || r.Status != 101 || n != 1 || !equalFold(protocol, f.Upgrade) ||
+	if f.Upgrade == "" || r.Status != 101 || r.Minor == 0 || n != 1 || !equalFold(protocol, f.Upgrade) ||
 		!connectionOptions(r.Fields, data).has(data, "upgrade") {
 		return false
 	}

@@ -328,6 +328,7 @@ func TestSwitches(t *testing.T) {
 		{"RFC 9110 7.8", "two Upgrade fields", "other", switching + upgrades + "Upgrade: other\r\nUpgrade: foo\r\n", false},
 		{"RFC 9110 7.8", "nothing asked for", "", switching + upgrades + "Upgrade: other\r\n", false},
 		{"RFC 9110 7.8", "nothing asked for, empty Upgrade", "", switching + upgrades + "Upgrade:\r\n", false},
+		{"RFC 9110 15.2", "101 of HTTP/1.0, which has no 1xx", "other", "HTTP/1.0 101 Switching Protocols\r\n" + upgrades + "Upgrade: other\r\n", false},
 		{"RFC 9110 15.2.2", "100", "other", "HTTP/1.1 100 Continue\r\n" + upgrades + "Upgrade: other\r\n", false},
 		{"RFC 9110 15.2.2", "200", "other", ok + upgrades + "Upgrade: other\r\n", false},
 	}
