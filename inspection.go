@@ -180,7 +180,11 @@ func newInspection(h *Inspect, parent *layer4.Connection, conn net.Conn, data []
 
 // init makes in new.
 func (in *inspection) init(h *Inspect, parent *layer4.Connection, conn net.Conn, data []byte, later bool) {
-	*in = inspection{inspect: h, bounds: h.bounds, conn: conn, data: data, later: later, parent: parent}
+	// Not by a literal: that would be made on the stack first, and a goroutine as young
+	// as that in which net/http's server reads while a handler runs has little.
+	*in = inspection{}
+	in.inspect, in.bounds, in.parent = h, h.bounds, parent
+	in.conn, in.data, in.later = conn, data, later
 	in.origin = in
 	in.head.Fields = in.fields[:0]
 	options := h.head
@@ -303,8 +307,7 @@ func (in *inspection) read() error {
 			in.started = now
 		}
 		in.deadline = now.Add(in.bounds.timeout)
-		if in.limit != nil {
-			// A first read may have changed the deadline beneath (readFirstFrom).
+		if in.limit != nil && (changesDeadline(in.conn) || !in.certain()) {
 			return in.limit(in.deadline)
 		}
 		return nil

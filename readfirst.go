@@ -31,6 +31,12 @@ func readFirstFrom(conn net.Conn, limit int) ([]byte, error) {
 	return buf[:1+n], nil
 }
 
+// changesDeadline reports whether readFirst leaves a read deadline of its own on conn.
+func changesDeadline(conn net.Conn) bool {
+	_, ok := conn.(*tls.Conn)
+	return ok
+}
+
 // firstBuffers are buffers of first reads.
 var firstBuffers = sync.Pool{New: func() any { return new([firstBuffer]byte) }}
 
