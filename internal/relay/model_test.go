@@ -8,7 +8,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -19,22 +22,43 @@ var engines = map[string]func(*Registry) Engine{"portable": newPortable}
 // TestModel has many streams at once, of which each side sends, stalls, ends or resets
 // as chance will have it. In whatever order that happens, each side gets what the other
 // has sent, and its end as the end it was.
+//
+// Once through moves some 40 MB with each engine. With STREAMPROX_PROOF_BYTES it goes on
+// until that many bytes have been delivered by each, as in
+//
+//	STREAMPROX_PROOF_BYTES=10000000000 go test -run Model -v -timeout 2h ./internal/relay
 func TestModel(t *testing.T) {
 	const streams = 60
+	var proof int64
+	if v := os.Getenv("STREAMPROX_PROOF_BYTES"); v != "" {
+		var err error
+		if proof, err = strconv.ParseInt(v, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, newEngine := range engines {
 		t.Run(name, func(t *testing.T) {
 			seed := uint64(time.Now().UnixNano())
 			t.Logf("seed %d", seed)
 			registry := new(Registry)
 			e := newEngine(registry)
-			var wg sync.WaitGroup
-			for i := range streams {
-				m := newModel(fmt.Sprintf("stream %d", i), rand.New(rand.NewPCG(seed, uint64(i))))
-				l := relayed(t, e, m.network, Stream{IdleTimeout: time.Hour, HalfCloseTimeout: time.Hour})
-				wg.Go(func() { m.check(t, l) })
+			var delivered atomic.Int64
+			rounds := uint64(0)
+			for begin := true; begin || delivered.Load() < proof && !t.Failed(); begin = false {
+				rounds++
+				// A subtest for each round, so that its sockets are closed before the next.
+				t.Run("round", func(t *testing.T) {
+					var wg sync.WaitGroup
+					for i := range streams {
+						m := newModel(fmt.Sprintf("round %d, stream %d", rounds, i), rand.New(rand.NewPCG(seed+rounds, uint64(i))))
+						l := relayed(t, e, m.network, Stream{IdleTimeout: time.Hour, HalfCloseTimeout: time.Hour})
+						wg.Go(func() { delivered.Add(m.check(t, l)) })
+					}
+					wg.Wait()
+				})
 			}
-			wg.Wait()
 			registry.Drain(context.Background())
+			t.Logf("%d streams, %d bytes delivered and compared", rounds*streams, delivered.Load())
 		})
 	}
 }
@@ -72,8 +96,9 @@ func newModel(name string, rng *rand.Rand) *model {
 	return m
 }
 
-// check plays both sides and compares what comes of it.
-func (m *model) check(t *testing.T, l *link) {
+// check plays both sides and compares what comes of it. It returns how many bytes were
+// delivered.
+func (m *model) check(t *testing.T, l *link) int64 {
 	var wg sync.WaitGroup
 	play := func(side string, c net.Conn, a, other *actor) {
 		wg.Go(func() {
@@ -115,6 +140,7 @@ func (m *model) check(t *testing.T, l *link) {
 		t.Errorf("%s: got %d bytes up, %d down, want %d and %d (at most: %v)",
 			m.name, got.ToUpstream, got.ToClient, want.ToUpstream, want.ToClient, abrupt)
 	}
+	return got.ToUpstream + got.ToClient
 }
 
 // send sends the actor's words in pieces, with pauses, and its end.
