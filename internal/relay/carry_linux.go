@@ -9,9 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// turn bounds, in bytes, what a direction moves before other streams have their turn.
-const turn = 1 << 20
-
 // serve moves what bytes can be moved in both directions.
 func (l *loop) serve(p *pair) {
 	for _, ln := range [...]*lane{&p.up, &p.down} {
@@ -28,7 +25,7 @@ func (l *loop) serve(p *pair) {
 // direction is over, or it is the turn of others.
 func (l *loop) carry(p *pair, ln *lane) {
 	src, dst := p.ends(ln)
-	for stop := ln.carried + turn; p.ended == 0 && !ln.over; {
+	for stop := ln.carried + l.turn; p.ended == 0 && !ln.over; {
 		switch {
 		case !ln.empty():
 			if !dst.writable {

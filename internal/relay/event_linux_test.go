@@ -288,3 +288,56 @@ func takeAllDescriptors(t *testing.T) (giveBack func()) {
 func BenchmarkEventThroughput(b *testing.B) { benchmarkThroughput(b, newEvent(nil)) }
 func BenchmarkEventEcho(b *testing.B)       { benchmarkEcho(b, newEvent(nil)) }
 func BenchmarkEventIdle(b *testing.B)       { benchmarkIdle(b, newEvent) }
+
+// TestEventFair: a stream that has more to move than a turn's worth waits for the others
+// before it goes on. The loop has no goroutine here; the test takes its turns.
+func TestEventFair(t *testing.T) {
+	l := new(loop)
+	if err := l.open(); err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	l.turn = 1
+	begin := func() (p *pair, client, upstream net.Conn) {
+		p = &pair{engine: new(Event), clock: noClock, loop: l}
+		p.up.accept(Direction{})
+		p.down.accept(Direction{})
+		for s, far := range map[*socket]*net.Conn{&p.client: &client, &p.upstream: &upstream} {
+			var near net.Conn
+			near, *far = connect(t, "tcp")
+			if err := s.dup(p, near); err != nil {
+				t.Fatal(err)
+			}
+			near.Close()
+			t.Cleanup(func() { unix.Close(int(s.fd)) })
+		}
+		l.begin(p)
+		return p, client, upstream
+	}
+
+	flooded, flood, sink := begin()
+	_, client, upstream := begin()
+	size := 2 * largeSize
+	flood.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) // what the socket does not take is no matter
+	sent, _ := flood.Write(make([]byte, size))
+	send(t, client, "x")
+	if sent <= largeSize {
+		t.Skipf("the socket takes %d bytes, no more than one read does", sent)
+	}
+	l.serveReady()
+	if got := flooded.up.carried; got == 0 || got >= int64(sent) {
+		t.Errorf("the flood moved %d of %d bytes in its turn, want some", got, sent)
+	}
+	receives(t, upstream, "x")
+	for range sent {
+		if flooded.up.carried == int64(sent) {
+			break
+		}
+		l.serveReady()
+	}
+	got := make([]byte, sent)
+	if _, err := io.ReadFull(sink, got); err != nil {
+		t.Errorf("of the flood: %v", err)
+	}
+	l.pipes.giveBack(&flooded.up)
+}

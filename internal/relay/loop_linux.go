@@ -46,6 +46,7 @@ type loop struct {
 	serving []*pair           // those of this turn
 	clocks  clocks
 	pipes   pipes
+	turn    int64  // bounds, in bytes, what a direction moves before other streams have their turn
 	buffer  []byte // where bytes are between read and write
 	ended   []*pair
 }
@@ -109,6 +110,7 @@ func (l *loop) open() error {
 	l.armed = forever
 	l.events = make([]unix.EpollEvent, 128)
 	l.sockets = make(map[int32]*socket)
+	l.turn = 1 << 20
 	l.buffer = takeBuffer(true, largeSize)
 	return nil
 }
