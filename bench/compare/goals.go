@@ -1,0 +1,126 @@
+package main
+
+import "fmt"
+
+// goal is what a column should show: that a contender's number, or with a peer its ratio to
+// the peer's, is at most or at least a limit.
+type goal struct {
+	table, measure, column string
+	contender, peer        string
+	atLeast                bool
+	limit                  float64
+}
+
+// goals returns the goals of a run in which so many streams were idle.
+func goals(s scale) []goal {
+	var all []goal
+	for _, n := range s.streams {
+		for _, relay := range []string{relayPin, relayClose, relayBare} {
+			all = append(all,
+				goal{table: tableRelay, measure: idle(n), column: colMemory, contender: relay, limit: 1.5},
+				goal{table: tableRelay, measure: idle(n), column: colFDs, contender: relay, limit: 2.01},
+				goal{table: tableRelay, measure: idle(n), column: colGoroutines, contender: relay, limit: .01},
+			)
+		}
+		for _, app := range []string{appReinspect, appPin} {
+			all = append(all, goal{table: tableApp, measure: idle(n), column: colMemory, contender: app, peer: native, limit: 1.05})
+		}
+	}
+	all = append(all,
+		goal{table: tableRelay, measure: transfers, column: colDown, contender: relayPin, peer: proxyBare, limit: .5},
+		goal{table: tableRelay, measure: transfers, column: colUp, contender: relayPin, peer: proxyBare, limit: .25},
+	)
+	for _, haproxy := range []string{haproxyCopy, haproxySplic} {
+		all = append(all,
+			goal{table: tableRelay, measure: transfers, column: colDown, contender: relayPin, peer: haproxy, limit: .4},
+			goal{table: tableRelay, measure: transfers, column: colUp, contender: relayPin, peer: haproxy, limit: .4},
+		)
+	}
+	all = append(all,
+		goal{tableRelay, kept, colRate, relayPin, haproxyCopy, true, 1},
+		goal{tableRelay, kept, colP99, relayPin, haproxyCopy, false, 1},
+	)
+	for _, relay := range []string{relayPin, relayClose, relayBare} {
+		all = append(all, goal{tableRelay, connections, colRate, relay, haproxyCopy, true, 1})
+	}
+	for _, n := range []int{1, s.connections} {
+		all = append(all,
+			goal{tableRelay, echo(n), colP50, relayPin, haproxyCopy, false, 1},
+			goal{tableRelay, echo(n), colP99, relayPin, haproxyCopy, false, 1},
+		)
+	}
+	for _, app := range []string{appReinspect, appPin} {
+		all = append(all,
+			goal{tableApp, connections, colRate, app, native, true, 1},
+			goal{tableApp, kept, colRate, app, native, true, .98},
+			goal{tableApp, downloads, colFile, app, native, false, 1.05},
+			goal{tableApp, downloads, colSendfile, app, native, false, 1.05},
+		)
+	}
+	return all
+}
+
+// judged is a goal with what was measured.
+type judged struct {
+	Goal string
+	Got  float64
+	Met  bool
+}
+
+// String returns the goal as it is printed.
+func (g goal) String() string {
+	relation := "at most"
+	if g.atLeast {
+		relation = "at least"
+	}
+	subject := fmt.Sprintf("%s: %s, %s", g.table, g.measure, g.column)
+	if g.peer == "" {
+		return fmt.Sprintf("%s: %s %s %.4g", subject, g.contender, relation, g.limit)
+	}
+	return fmt.Sprintf("%s: %s %s %.4g × %s", subject, g.contender, relation, g.limit, g.peer)
+}
+
+// judge compares the goals with what was measured. Those whose numbers are missing are
+// left out.
+func judge(s scale, all []measured) []judged {
+	var list []judged
+	for _, g := range goals(s) {
+		got, ok := value(all, g, g.contender)
+		if !ok {
+			continue
+		}
+		if g.peer != "" {
+			peer, ok := value(all, g, g.peer)
+			if !ok {
+				continue
+			}
+			got /= peer
+		}
+		met := got <= g.limit
+		if g.atLeast {
+			met = got >= g.limit
+		}
+		list = append(list, judged{g.String(), got, met})
+	}
+	return list
+}
+
+// value returns a contender's number for a goal.
+func value(all []measured, g goal, contender string) (float64, bool) {
+	for _, m := range all {
+		if m.Table != g.table || m.Measure != g.measure {
+			continue
+		}
+		for i, c := range m.columns {
+			if c.name != g.column {
+				continue
+			}
+			for _, r := range m.Rows {
+				if r.Contender == contender {
+					return r.Median[i], true
+				}
+			}
+		}
+	}
+	return 0, false
+}
