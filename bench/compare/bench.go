@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,18 +27,21 @@ type scale struct {
 	connections          int           // that exchange
 	warm, duration       time.Duration // of an exchange
 	count                int           // of exchanges at most, 0 for no limit
+	settle               time.Duration // before a process is looked at
 }
 
 var (
 	full = scale{
 		rounds: 5, memoryRounds: 2,
-		streams: []int{1500, mostStreams}, parallel: 4, bytes: 512 << 20, file: 64 << 20,
+		streams: []int{1500, mostStreams}, parallel: 4, bytes: 256 << 20, file: 64 << 20,
 		connections: 64, warm: 200 * time.Millisecond, duration: 1200 * time.Millisecond,
+		settle: 500 * time.Millisecond,
 	}
 	smaller = scale{
 		rounds: 2, memoryRounds: 1,
 		streams: []int{500, 1500}, parallel: 4, bytes: 128 << 20, file: 64 << 20,
 		connections: 64, warm: 100 * time.Millisecond, duration: 700 * time.Millisecond,
+		settle: 500 * time.Millisecond,
 	}
 )
 
@@ -235,9 +237,12 @@ func (b *bench) measureAll(kinds []string, show func(measured)) (report, error) 
 func (b *bench) take(m measure) (measured, error) {
 	there, missing := split(m.contenders)
 	done := measured{measure: m, Table: m.table, Measure: m.name, Missing: missing}
+	for _, c := range m.columns {
+		done.Columns = append(done.Columns, c.name)
+	}
 	started := map[string]*running{}
 	defer func() {
-		for r := range maps.Values(started) {
+		for _, r := range started {
 			r.stop()
 		}
 	}()

@@ -40,13 +40,13 @@ type places struct {
 
 // Names of contenders to which goals refer.
 const (
-	relayPin     = "streamprox inspect, relay reuse pin"
-	relayClose   = "streamprox inspect, relay reuse close"
-	relayBare    = "streamprox relay alone"
-	proxyPath    = "caddy-l4 http, proxy"
-	proxyBare    = "caddy-l4 proxy alone"
-	haproxyCopy  = "HAProxy"
-	haproxySplic = "HAProxy splice-auto"
+	relayPin      = "streamprox inspect, relay reuse pin"
+	relayClose    = "streamprox inspect, relay reuse close"
+	relayBare     = "streamprox relay alone"
+	proxyPath     = "caddy-l4 http, proxy"
+	proxyBare     = "caddy-l4 proxy alone"
+	haproxyCopy   = "HAProxy"
+	haproxySplice = "HAProxy splice-auto"
 
 	native       = "Caddy's own listener"
 	appReinspect = "streamprox inspect, http_app"
@@ -75,7 +75,7 @@ var relays = []contender{
 	{name: proxyPath, caddyfile: relayCaddyfile("subroute {\n@app http path /app/*\nroute @app {\nproxy %s\n}\n}")},
 	{name: proxyBare, caddyfile: relayCaddyfile("proxy %s")},
 	{name: haproxyCopy, program: "haproxy", command: haproxyCommand("")},
-	{name: haproxySplic, program: "haproxy", command: haproxyCommand("option splice-auto")},
+	{name: haproxySplice, program: "haproxy", command: haproxyCommand("option splice-auto")},
 }
 
 // apps hand connections to Caddy's HTTP app.

@@ -30,7 +30,7 @@ func goals(s scale) []goal {
 		goal{table: tableRelay, measure: transfers, column: colDown, contender: relayPin, peer: proxyBare, limit: .5},
 		goal{table: tableRelay, measure: transfers, column: colUp, contender: relayPin, peer: proxyBare, limit: .25},
 	)
-	for _, haproxy := range []string{haproxyCopy, haproxySplic} {
+	for _, haproxy := range []string{haproxyCopy, haproxySplice} {
 		all = append(all,
 			goal{table: tableRelay, measure: transfers, column: colDown, contender: relayPin, peer: haproxy, limit: .4},
 			goal{table: tableRelay, measure: transfers, column: colUp, contender: relayPin, peer: haproxy, limit: .4},
@@ -62,22 +62,22 @@ func goals(s scale) []goal {
 
 // judged is a goal with what was measured.
 type judged struct {
-	Goal string
-	Got  float64
-	Met  bool
+	Measure, Column, Contender string
+	Goal                       string
+	Got                        float64
+	Met                        bool
 }
 
-// String returns the goal as it is printed.
+// String returns the limit of the goal, as it is printed.
 func (g goal) String() string {
-	relation := "at most"
+	text := fmt.Sprintf("at most %.4g", g.limit)
 	if g.atLeast {
-		relation = "at least"
+		text = fmt.Sprintf("at least %.4g", g.limit)
 	}
-	subject := fmt.Sprintf("%s: %s, %s", g.table, g.measure, g.column)
-	if g.peer == "" {
-		return fmt.Sprintf("%s: %s %s %.4g", subject, g.contender, relation, g.limit)
+	if g.peer != "" {
+		text += " × " + g.peer
 	}
-	return fmt.Sprintf("%s: %s %s %.4g × %s", subject, g.contender, relation, g.limit, g.peer)
+	return text
 }
 
 // judge compares the goals with what was measured. Those whose numbers are missing are
@@ -100,7 +100,7 @@ func judge(s scale, all []measured) []judged {
 		if g.atLeast {
 			met = got >= g.limit
 		}
-		list = append(list, judged{g.String(), got, met})
+		list = append(list, judged{g.table + ": " + g.measure, g.column, g.contender, g.String(), got, met})
 	}
 	return list
 }

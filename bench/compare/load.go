@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -74,6 +75,9 @@ func (j job) run() (result, []net.Conn, error) {
 	}
 	return result{}, nil, fmt.Errorf("unknown job %q", j.Kind)
 }
+
+// upgrades says whether the request opens a stream.
+func (j job) upgrades() bool { return strings.Contains(j.Request, "Upgrade:") }
 
 // source returns the i-th address to connect from. There are many, since the ports of one
 // address would not do for all the connections of a minute.
@@ -148,12 +152,12 @@ func (c *counter) Read(p []byte) (int, error) {
 func (j job) hold() ([]net.Conn, error) {
 	held := make([]net.Conn, j.Connections)
 	err := parallel(16, j.Connections, func(i int) error {
-		c, r, length, err := j.dial(i)
+		c, r, _, err := j.dial(i)
 		if err != nil {
 			return err
 		}
 		held[i] = c
-		if length >= bodySize {
+		if !j.upgrades() {
 			return nil
 		}
 		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
@@ -345,7 +349,7 @@ func (e *exchanger) run() (result, error) {
 			return result{}, err
 		}
 	}
-	if e.reply < bodySize { // the reply to an upgrade: bytes from here on
+	if e.upgrades() { // bytes from here on
 		if err := e.drain(); err != nil {
 			return result{}, err
 		}
@@ -480,7 +484,7 @@ func (e *exchanger) open(i int) error {
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
 		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
 		unix.Bind(fd, &unix.SockaddrInet4{Addr: source(e.opened).As4()}),
-		unix.Connect(fd, e.target),
+		connect(fd, e.target),
 		unix.EpollCtl(e.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}),
 	} {
 		if err != nil {
@@ -493,6 +497,17 @@ func (e *exchanger) open(i int) error {
 	}
 	c.began = began
 	return nil
+}
+
+// connect connects a socket. A signal, of which Go's runtime sends some, interrupts the call
+// but not what it has begun: the next call goes on waiting for it.
+func connect(fd int, target unix.Sockaddr) error {
+	for range 100 {
+		if err := unix.Connect(fd, target); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+	return unix.EINTR
 }
 
 // send sends the message of client i.

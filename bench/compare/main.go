@@ -1,6 +1,6 @@
 // Command compare measures streamprox beside its peers and prints tables with ratios.
 //
-//	go run -C bench ./compare                      # everything, about 10 minutes
+//	go run -C bench ./compare                      # everything, about 11 minutes
 //	go run -C bench ./compare -short -only memory  # one kind of measure, smaller
 //
 // Each contender is a process of its own, and so are the servers behind them and the
@@ -12,6 +12,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -48,7 +49,9 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	jsonFile := flags.String("json", "", "write every sample to this `file`")
 	profiles := flags.String("profile", "",
 		"after each measure, load each Caddy once more and write its CPU profile to this `directory`")
-	if err := flags.Parse(args); err != nil {
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	s := full

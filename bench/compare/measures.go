@@ -197,7 +197,7 @@ func (b *bench) idle(r *running, address, request string, n int) ([]float64, err
 	if _, err := runJob(b.ctx, j); err != nil {
 		return nil, err
 	}
-	before, err := look(b.ctx, r.pid(), r.admin)
+	before, err := look(b.ctx, r.pid(), r.admin, b.settle)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (b *bench) idle(r *running, address, request string, n int) ([]float64, err
 		return nil, err
 	}
 	defer clients.close()
-	after, err := look(b.ctx, r.pid(), r.admin)
+	after, err := look(b.ctx, r.pid(), r.admin, b.settle)
 	if err != nil {
 		return nil, err
 	}

@@ -180,12 +180,9 @@ type footprint struct {
 	goroutines  float64 // 0 if it has none
 }
 
-// settle is how long a process rests before it is looked at.
-const settle = 500 * time.Millisecond
-
-// look returns what a process holds. A Caddy, whose admin address is given, collects its
-// garbage before.
-func look(ctx context.Context, pid int, admin string) (footprint, error) {
+// look returns what a process holds, after it has rested. A Caddy, whose admin address is
+// given, collects its garbage before.
+func look(ctx context.Context, pid int, admin string, settle time.Duration) (footprint, error) {
 	var f footprint
 	if admin != "" {
 		// Twice, since what has a finalizer is freed by the second one.

@@ -111,13 +111,16 @@ func printGoals(out io.Writer, list []judged) {
 		return
 	}
 	fmt.Fprint(out, "\n### Goals\n\n")
-	lines := [][]string{{"goal", "got", "met"}, {"---", "---:", "---"}}
+	lines := [][]string{
+		{"measure", "column", "contender", "goal", "got", "met"},
+		{"---", "---", "---", "---", "---:", "---"},
+	}
 	for _, j := range list {
 		met := "yes"
 		if !j.Met {
 			met = "NO"
 		}
-		lines = append(lines, []string{j.Goal, fmt.Sprintf("%.3g", j.Got), met})
+		lines = append(lines, []string{j.Measure, j.Column, j.Contender, j.Goal, fmt.Sprintf("%.3g", j.Got), met})
 	}
 	printTable(out, lines)
 }
