@@ -318,5 +318,6 @@ func (b *bench) profile(m measure, r *running) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(b.profiles, fileName(m.title()+" "+r.contender.name)+".pprof"), text, 0o644)
+	_, err = write(b.profiles, fileName(m.title()+" "+r.contender.name+".pprof"), string(text))
+	return err
 }

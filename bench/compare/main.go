@@ -48,7 +48,8 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	rounds := flags.Int("rounds", 0, "rounds, of which the median is shown (default 5, memory 2)")
 	jsonFile := flags.String("json", "", "write every sample to this `file`")
 	profiles := flags.String("profile", "",
-		"after each measure, load each Caddy once more and write its CPU profile to this `directory`")
+		"write profiles of each Caddy to this `directory`: of its heap with the streams that are idle, and of its\n"+
+			"processor time while it is loaded once more, after the other measures")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
 	} else if err != nil {

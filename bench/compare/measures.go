@@ -211,6 +211,15 @@ func (b *bench) idle(r *running, address, request string, n int) ([]float64, err
 	if err != nil {
 		return nil, err
 	}
+	if b.profiles != "" && r.admin != "" {
+		text, err := get(b.ctx, r.admin, "/debug/pprof/heap?debug=1")
+		if err != nil {
+			return nil, err
+		}
+		if _, err := write(b.profiles, fileName(fmt.Sprintf("%d idle %s.heap", n, r.contender.name)), string(text)); err != nil {
+			return nil, err
+		}
+	}
 	each := func(before, after float64) float64 { return (after - before) / float64(n) }
 	return []float64{
 		each(before.memory, after.memory),
