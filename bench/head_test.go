@@ -152,7 +152,7 @@ func BenchmarkHead(b *testing.B) {
 
 	measure("end of the head alone", func(b *testing.B) {
 		perHead(b, func() {
-			if bytes.Index(head, []byte("\r\n\r\n")) >= 0 {
+			if bytes.Contains(head, []byte("\r\n\r\n")) {
 				count++
 			}
 		})

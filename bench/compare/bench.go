@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -223,6 +224,9 @@ func (b *bench) measureAll(kinds []string, show func(measured)) (report, error) 
 			continue
 		}
 		done, err := b.take(m)
+		if b.ctx.Err() != nil {
+			return r, errors.New("interrupted")
+		}
 		if err != nil {
 			return r, fmt.Errorf("%s: %w", m.title(), err)
 		}

@@ -114,8 +114,8 @@ func TestInterrupted(t *testing.T) {
 	}
 	interrupt()
 	<-r.done
-	if _, err := b.measureAll(kinds, func(measured) {}); err == nil {
-		t.Error("measuring went on")
+	if _, err := b.measureAll(kinds, func(measured) {}); err == nil || err.Error() != "interrupted" {
+		t.Errorf("measuring ended with %v", err)
 	}
 	b.close()
 	if _, err := os.Stat(b.dir); !os.IsNotExist(err) {

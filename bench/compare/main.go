@@ -1,6 +1,6 @@
 // Command compare measures streamprox beside its peers and prints tables with ratios.
 //
-//	go run -C bench ./compare                      # everything, about 11 minutes
+//	go run -C bench ./compare                      # everything, about 10 minutes
 //	go run -C bench ./compare -short -only memory  # one kind of measure, smaller
 //
 // Each contender is a process of its own, and so are the servers behind them and the
