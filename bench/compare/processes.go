@@ -244,13 +244,17 @@ func get(ctx context.Context, admin, path string) ([]byte, error) {
 
 // ports gives out loopback addresses on which nothing listens. They are below the ports
 // that outgoing connections get, which could otherwise take one before its server does.
+// Runs at the same time begin at different ports: of two Caddys on one port each would
+// get some of the other's connections.
 type ports struct{ last int }
 
 func (p *ports) address() (string, error) {
 	const first, end = 20000, 32000
+	if p.last == 0 {
+		p.last = first + os.Getpid()*300%(end-first)
+	}
 	for range end - first {
-		p.last++
-		if p.last < first || p.last >= end {
+		if p.last++; p.last >= end {
 			p.last = first
 		}
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(p.last))
