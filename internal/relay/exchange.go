@@ -545,7 +545,9 @@ func (e *exchange) handOver() bool {
 // startTunnel hands both connections to the engine.
 func (e *exchange) startTunnel() (detached bool) {
 	defer close(e.handed)
+	// Done keeps nothing else of the exchange: a tunnel may last for days.
 	up, down := e.up.delivered.Load(), e.down.delivered.Load()
+	started, done := e.started, e.done
 	return e.Tunnels.Start(&Stream{
 		Client:           e.Client,
 		Upstream:         e.Upstream,
@@ -557,9 +559,9 @@ func (e *exchange) startTunnel() (detached bool) {
 		Done: func(a Account) {
 			a.ToUpstream += up
 			a.ToClient += down
-			a.Duration = time.Since(e.started)
-			if e.done != nil {
-				e.done(a)
+			a.Duration = time.Since(started)
+			if done != nil {
+				done(a)
 			}
 		},
 	})

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 )
@@ -48,6 +49,7 @@ func exchanged(t *testing.T, network, in string, configure func(*Exchange)) *lin
 		configure(x)
 	}
 	ran := make(chan struct{})
+	streams := x.Streams // not x: TestTunnelKeepsNoExchange
 	go func() {
 		defer close(ran)
 		x.Run()
@@ -56,7 +58,7 @@ func exchanged(t *testing.T, network, in string, configure func(*Exchange)) *lin
 		l.client.Close()
 		l.upstream.Close()
 		await(t, "Run", ran)
-		x.Streams.Drain(context.Background())
+		streams.Drain(context.Background())
 	})
 	return l
 }
@@ -593,5 +595,23 @@ func TestTunnelNotAnnounced(t *testing.T) {
 	receivesReset(t, l.upstream)
 	if a := l.over(t, ClientError); !errors.Is(a.Err, boom) {
 		t.Errorf("error: got %v, want %v", a.Err, boom)
+	}
+}
+
+// TestTunnelKeepsNoExchange: what an exchange holds is free once it is a tunnel, which may
+// last for days.
+func TestTunnelKeepsNoExchange(t *testing.T) {
+	var x weak.Pointer[Exchange]
+	l := exchanged(t, "tcp", upgradeGet, func(strong *Exchange) { x = weak.Make(strong) })
+	receives(t, l.upstream, upgradeGet)
+	send(t, l.upstream, switching)
+	receives(t, l.client, switching)
+	send(t, l.client, "through the tunnel")
+	receives(t, l.upstream, "through the tunnel")
+	for begin := time.Now(); x.Value() != nil; runtime.GC() {
+		if time.Since(begin) > patience {
+			t.Fatal("the exchange is still held")
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
