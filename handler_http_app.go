@@ -254,16 +254,16 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	setTLSState(cx)
 	conn, detached := detach(conn)
 	closed := make(chan struct{})
-	handed := h.hand(in, conn, pending, func(successor *inspection) {
-		switch {
-		case successor == nil:
-		case detached:
-			go successor.inspect.carryOn(successor)
-		default:
-			in.origin.successor = successor
+	ended := carryOn // which keeps nothing of this call while the connection is idle
+	if !detached {
+		ended = func(successor *inspection) {
+			if successor != nil {
+				in.origin.successor = successor
+			}
+			close(closed)
 		}
-		close(closed)
-	})
+	}
+	handed := h.hand(in, conn, pending, ended)
 	if state := tlsState(cx); state != nil {
 		handed = tlsServedConn{served: handed, state: state}
 	}
@@ -302,6 +302,13 @@ func (h *HTTPApp) fallThrough(cx *layer4.Connection, in *inspection, conn net.Co
 		}
 	})
 	return next.Handle(stream)
+}
+
+// carryOn lets the request that follows on a detached connection go where it belongs.
+func carryOn(successor *inspection) {
+	if successor != nil {
+		go successor.inspect.carryOn(successor)
+	}
 }
 
 // hand returns the connection that the HTTP server gets. When the server has closed it,
