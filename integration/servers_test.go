@@ -777,13 +777,16 @@ func (p *tap) serve(conn net.Conn) {
 	down := make(chan struct{})
 	go func() {
 		defer close(down)
-		_ = pass(f.TCPConn, upstream, func([]byte) {
+		_, writing := pass(f.TCPConn, upstream, func([]byte) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			f.answered = true
 		})
+		if writing != nil {
+			reset(upstream)
+		}
 	}()
-	err = pass(upstream, f.TCPConn, func(data []byte) {
+	reading, writing := pass(upstream, f.TCPConn, func(data []byte) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		f.up.Write(data)
@@ -791,32 +794,36 @@ func (p *tap) serve(conn net.Conn) {
 			f.unanswered = f.up.Len()
 		}
 	})
+	if writing != nil {
+		// The server has closed the connection, perhaps after an answer, which is still
+		// on its way down. How it ended is told there.
+		_, reading = io.Copy(io.Discard, f.TCPConn)
+	}
 	p.mu.Lock()
-	f.reset = isReset(err) && !errors.Is(err, net.ErrClosed) // which is the tap's own
+	f.reset = isReset(reading) && !errors.Is(reading, net.ErrClosed) // which is the tap's own
 	p.mu.Unlock()
 	<-down
 }
 
 // pass copies from src to dst, noting the bytes before it sends them, and ends dst in
-// the way in which src ended. It returns the error of reading.
-func pass(dst, src net.Conn, note func([]byte)) error {
+// the way in which src ended, unless writing fails.
+func pass(dst, src net.Conn, note func([]byte)) (reading, writing error) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := src.Read(buf)
 		if n > 0 {
 			note(buf[:n])
 			if _, err := dst.Write(buf[:n]); err != nil {
-				reset(src)
-				return nil
+				return nil, err
 			}
 		}
 		if err == io.EOF {
 			_ = dst.(*net.TCPConn).CloseWrite()
-			return nil
+			return nil, nil
 		}
 		if err != nil {
 			reset(dst)
-			return err
+			return err, nil
 		}
 	}
 }
