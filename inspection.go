@@ -86,7 +86,7 @@ type inspection struct {
 	added     int           // how many bytes of data are not from the client, but from rewrite_head
 
 	// later is that a request came before on the connection; limit, unless nil, sets
-	// its read deadline for this inspection, with the zero time while it is silent.
+	// its read deadline for this inspection.
 	later bool
 	limit func(time.Time) error
 
@@ -178,11 +178,10 @@ func newInspection(h *Inspect, parent *layer4.Connection, conn net.Conn, data []
 	return in
 }
 
-// init makes in new.
+// init makes in, which is zero, new.
 func (in *inspection) init(h *Inspect, parent *layer4.Connection, conn net.Conn, data []byte, later bool) {
 	// Not by a literal: that would be made on the stack first, and a goroutine as young
 	// as that in which net/http's server reads while a handler runs has little.
-	*in = inspection{}
 	in.inspect, in.bounds, in.parent = h, h.bounds, parent
 	in.conn, in.data, in.later = conn, data, later
 	in.origin = in
@@ -197,14 +196,13 @@ func (in *inspection) init(h *Inspect, parent *layer4.Connection, conn net.Conn,
 	}
 }
 
-// follow makes next the inspection of the request that follows on conn, of which data
-// has been received. The outermost inspect has the say again.
-func (in *inspection) follow(next *inspection, conn net.Conn, data []byte) {
+// outermost returns the inspection of the first request by the outermost inspect.
+func (in *inspection) outermost() *inspection {
 	first := in.origin
 	for first.outer != nil {
 		first = first.outer.origin
 	}
-	next.init(first.inspect, first.parent, conn, data, true)
+	return first
 }
 
 // begin reads until the outcome is certain. An error is errClientGone.
@@ -302,14 +300,7 @@ func (in *inspection) read() error {
 		}
 		in.data = first
 		in.packets++
-		now := time.Now()
-		if in.later {
-			in.started = now
-		}
-		in.deadline = now.Add(in.bounds.timeout)
-		if in.limit != nil && (changesDeadline(in.conn) || !in.certain()) {
-			return in.limit(in.deadline)
-		}
+		in.deadline = time.Now().Add(in.bounds.timeout)
 		return nil
 	}
 	if err := in.setReadDeadline(in.deadline); err != nil {
@@ -330,14 +321,10 @@ func (in *inspection) read() error {
 
 // setReadDeadline sets the deadline of the next read.
 func (in *inspection) setReadDeadline(t time.Time) error {
-	switch {
-	case in.limit == nil:
-		return in.conn.SetReadDeadline(t)
-	case len(in.data) == 0:
-		return in.limit(time.Time{})
-	default:
+	if in.limit != nil {
 		return in.limit(t)
 	}
+	return in.conn.SetReadDeadline(t)
 }
 
 // noProgress turns a read without bytes and without error, which io.Reader permits

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mholt/caddy-l4/layer4"
+
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 )
 
@@ -28,16 +30,21 @@ type reinspectConn struct {
 	single bool              // the server gets one request, and then the end
 	left   func(*inspection) // is told what follows, when the server has been shown the end and has closed
 
-	// What Read has to do, of which there is one call at a time.
-	in       *inspection           // of the message
+	// By what later requests are inspected: the outermost inspect has the say again.
+	outermost *Inspect
+	parent    *layer4.Connection
+
+	// What Read has to do, of which there is one call at a time. An idle connection has
+	// no inspection and no buffer.
+	in       *inspection           // of the message, until it is delivered
+	inspect  *Inspect              // that of in
+	route    int                   // that of in
 	body     httphead.Body         // follows the message's body
 	complete bool                  // the message has been read; the bytes to deliver are in pending
 	trailer  []byte                // what has been read of its trailer section, unless that came in one piece
 	broken   error                 // why the rest of the message cannot be read
 	rest     []byte                // what was read beyond the message
-	next     *inspection           // of the request after it, once somebody has asked for it
-	shared   bool                  // the buffer of next begins as that of in
-	spare    *inspection           // to be used again
+	next     *inspection           // of the request after it, once there is a byte of it
 	limit    func(time.Time) error // setHeadDeadline
 
 	mu           sync.Mutex
@@ -74,6 +81,8 @@ func newReinspectConn(in *inspection, conn net.Conn, data []byte, headLen int, s
 		single:     single,
 		left:       closed,
 	}
+	first := in.outermost()
+	c.outermost, c.parent = first.inspect, first.parent
 	c.wake.L = &c.mu
 	c.limit = c.setHeadDeadline
 	c.begin(in, data, headLen)
@@ -82,7 +91,7 @@ func newReinspectConn(in *inspection, conn net.Conn, data []byte, headLen int, s
 
 // begin makes in the message to deliver.
 func (c *reinspectConn) begin(in *inspection, data []byte, headLen int) {
-	c.in, c.next = in, nil
+	c.in, c.inspect, c.route, c.next = in, in.inspect, in.route, nil
 	c.body.Reset(in.head.ContentLength, in.head.Chunked)
 	n, within := c.follow(data[headLen:])
 	end := headLen + n
@@ -202,8 +211,7 @@ func (c *reinspectConn) watch() error {
 // advance reads the next head and makes it the message, if it is one for the server. If
 // not, the server is shown an end.
 func (c *reinspectConn) advance() error {
-	inspect := c.in.inspect
-	if c.single || inspect.gone.Load() {
+	if c.single || c.inspect.gone.Load() {
 		return io.EOF
 	}
 	c.enter(awaiting)
@@ -212,14 +220,13 @@ func (c *reinspectConn) advance() error {
 	}
 	next := c.next
 	next.inspect.decide(next)
-	if next.inspect != inspect || next.outcome != OutcomeHTTP || next.route < 0 || next.route != c.in.route {
+	if next.inspect != c.inspect || next.outcome != OutcomeHTTP || next.route < 0 || next.route != c.route {
 		return c.leave(next)
 	}
-	switch route := inspect.Routes[next.route]; {
+	switch route := c.inspect.Routes[next.route]; {
 	case !route.inPlace:
 		return c.leave(next)
 	case len(route.handlers) == 1:
-		c.retire(c.in)
 		c.begin(next, next.data, next.head.Len)
 	default:
 		// The handlers before http_app run for this request too.
@@ -233,17 +240,26 @@ func (c *reinspectConn) advance() error {
 	return nil
 }
 
-// retire keeps the inspection of a request that has been delivered, and its buffer, for
-// another one, unless somebody else may have them.
-func (c *reinspectConn) retire(in *inspection) {
-	if !in.later || in.forked != nil || in.origin != in {
+// retire lets go of the inspection of the message, which has been delivered, and of its
+// buffer. They are used again unless somebody else may have them.
+func (c *reinspectConn) retire() {
+	in, shared := c.in, len(c.rest) > 0
+	c.in = nil
+	if !shared {
+		c.rest = nil // or an empty slice keeps the buffer
+	}
+	if in == nil || !in.later || in.forked != nil || in.origin != in {
 		return
 	}
-	if !c.shared {
+	if !shared {
 		giveFirst(in.data)
 	}
-	c.spare = in
+	*in = inspection{}
+	inspections.Put(in)
 }
+
+// inspections are unused ones, all zero.
+var inspections = sync.Pool{New: func() any { return new(inspection) }}
 
 // resume delivers the request in, which the handlers of the route have brought back.
 func (c *reinspectConn) resume(in *inspection, data []byte) {
@@ -254,20 +270,15 @@ func (c *reinspectConn) resume(in *inspection, data []byte) {
 // connection, or the server's interruption.
 func (c *reinspectConn) readNext() error {
 	if c.next == nil {
-		if c.next, c.spare = c.spare, nil; c.next == nil {
-			c.next = new(inspection)
+		c.retire()
+		if err := c.readFirst(); err != nil {
+			return err
 		}
-		c.in.follow(c.next, c.Conn, c.rest)
-		c.next.limit = c.limit
-		c.shared = len(c.rest) > 0
-		c.rest = nil
 	}
 	for next := c.next; !next.certain(); {
 		err := next.read()
 		switch {
 		case err == nil:
-		case len(next.data) == 0:
-			return err
 		case errors.Is(err, io.EOF):
 			next.end(OutcomeEOF)
 		case errors.Is(err, os.ErrDeadlineExceeded) && !c.isInterrupted():
@@ -275,6 +286,29 @@ func (c *reinspectConn) readNext() error {
 		default:
 			return err
 		}
+	}
+	return nil
+}
+
+// readFirst waits for the first bytes of the next request and begins to inspect it.
+func (c *reinspectConn) readFirst() error {
+	waits := len(c.rest) == 0
+	if waits {
+		if err := c.limit(time.Time{}); err != nil {
+			return err
+		}
+		first, err := readFirst(c.Conn, c.outermost.bounds.bytes)
+		if len(first) == 0 {
+			return noProgress(err)
+		}
+		c.rest = first
+	}
+	c.next = inspections.Get().(*inspection)
+	c.next.init(c.outermost, c.parent, c.Conn, c.rest, true)
+	c.next.limit = c.limit
+	c.rest = nil
+	if waits && changesDeadline(c.Conn) {
+		return c.limit(c.next.deadline)
 	}
 	return nil
 }

@@ -11,11 +11,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
@@ -732,5 +734,39 @@ func BenchmarkKeptConnection(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// An idle connection has no inspection and no buffer, of neither the last request nor the
+// next.
+func TestReinspectIdle(t *testing.T) {
+	const connections, requests = 200, 3
+	live := func(reuse string) (perConnection int64) {
+		server := newRoutedServer(t, "", "", `,"reuse":"`+reuse+`"`, echoHandler)
+		server.record.Store(false)
+		heap := func() int64 {
+			runtime.GC()
+			runtime.GC() // what pools held
+			var stats runtime.MemStats
+			runtime.ReadMemStats(&stats)
+			return int64(stats.HeapAlloc)
+		}
+		before := heap()
+		for range connections {
+			conn := server.dial(t)
+			r := bufio.NewReaderSize(conn, 16)
+			for range requests {
+				_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+				if got := readResponse(t, r); !strings.HasPrefix(got, "200 ") {
+					t.Fatalf("got %q", got)
+				}
+			}
+		}
+		return (heap() - before) / connections
+	}
+	pin, reinspect := live("pin"), live("reinspect")
+	t.Logf("pin %d bytes, reinspect %d", pin, reinspect)
+	if inspection := int64(unsafe.Sizeof(inspection{})); reinspect-pin > inspection+firstBuffer/2 {
+		t.Errorf("an idle connection has %d bytes on the heap with pin, and %d with reinspect", pin, reinspect)
 	}
 }
