@@ -52,12 +52,15 @@ func (l *loop) fetch(p *pair, ln *lane, src *socket) {
 	if ln.bulk && l.fill(p, ln, src) {
 		return
 	}
-	n, err := read(src.fd, l.buffer[:min(int64(len(l.buffer)), ln.left)])
+	b := l.buffer[:min(int64(len(l.buffer)), ln.left)]
+	n, err := read(src.fd, b)
 	switch {
 	case n > 0:
-		ln.held, ln.borrowed = l.buffer[:n], true
+		ln.held, ln.borrowed = b[:n], true
 		ln.left -= int64(n)
 		ln.bulk = ln.bulk || n == len(l.buffer)
+		// It saves a read(2) for each piece. What comes from now on is an event.
+		src.readable = n == len(b) || src.wary
 	case err == nil:
 		l.passEnd(p, ln)
 	case err == unix.EAGAIN:
@@ -175,7 +178,9 @@ func (l *loop) end(p *pair, cause Cause, err error) (first bool) {
 		if cause.abrupt() {
 			unix.SetsockoptLinger(int(s.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		}
-		delete(l.sockets, s.fd)
+		l.mu.Lock()
+		delete(l.sockets, s.fd) // before somebody else gets this descriptor
+		l.mu.Unlock()
 		unix.Close(int(s.fd))
 	}
 	for _, ln := range [...]*lane{&p.up, &p.down} {

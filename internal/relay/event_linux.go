@@ -74,7 +74,7 @@ func (e *Event) takeOver(s *Stream) *pair {
 	err := p.client.dup(p, s.Client)
 	if err == nil {
 		if err = p.upstream.dup(p, s.Upstream); err == nil {
-			if p.loop, err = join(p.client.fd, p.upstream.fd); err == nil {
+			if err = p.join(); err == nil {
 				return p
 			}
 			unix.Close(int(p.upstream.fd))
@@ -125,6 +125,7 @@ type pair struct {
 	clock           int32         // the place among the loop's clocks, or noClock
 
 	cause  Cause
+	begun  bool // the loop serves it
 	queued bool // in loop.ready
 	gone   bool // closed and forgotten by the loop; guarded by loop.mu
 	err    error
@@ -136,6 +137,7 @@ type socket struct {
 	fd                 int32
 	tcp                bool
 	readable, writable bool // as far as is known
+	wary               bool // reading less than was asked for does not mean that there is no more
 	failed             bool // an error is to be collected
 }
 
@@ -159,7 +161,8 @@ func (s *socket) dup(p *pair, c net.Conn) error {
 		unix.Close(fd)
 		return err
 	}
-	*s = socket{pair: p, fd: int32(fd), tcp: tcp}
+	// What it is ready to be read for, epoll tells.
+	*s = socket{pair: p, fd: int32(fd), tcp: tcp, writable: true, wary: !tcp}
 	return nil
 }
 

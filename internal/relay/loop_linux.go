@@ -1,12 +1,12 @@
 package relay
 
 import (
-	"errors"
+	"encoding/binary"
+	"math"
 	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,27 +23,23 @@ var loops = sync.OnceValue(func() []*loop {
 })
 
 // loop is an event loop: a goroutine that owns streams, and the epoll instance with
-// their sockets. It waits in the runtime's poller, to which an epoll descriptor is one
-// among others, so that no thread is held while nothing happens. Clocks and messages
-// wake it through a deadline of that descriptor.
+// their sockets. It waits in epoll_wait(2) with a thread, not in the runtime's poller:
+// that would be two more waits and a hand-over from thread to thread for each event.
 type loop struct {
 	mu      sync.Mutex
-	epoll   *os.File  // nil: the loop does not run
-	fd      int       // that of epoll
-	inbox   []message // in order
-	expired bool      // the deadline of epoll has passed or is about to: it must be set anew
+	epoll   int // descriptor; 0: the loop does not run
+	wake    int // descriptor of an eventfd, which interrupts the waiting
+	woken   bool
+	inbox   []message         // in order
+	sockets map[int32]*socket // by descriptor
 	streams atomic.Int32
 
 	// The rest is the goroutine's.
-	raw     syscall.RawConn    // of epoll
-	harvest func(uintptr) bool // poll, bound once: no allocation per wait
-	armed   time.Duration      // the deadline of epoll
-	now     time.Duration      // when this turn began: the time is asked for once
+	now     time.Duration // when this turn began: the time is asked for once
 	events  []unix.EpollEvent
-	letters []message         // those of this turn
-	sockets map[int32]*socket // by descriptor
-	ready   []*pair           // to be served, each once
-	serving []*pair           // those of this turn
+	letters []message // those of this turn
+	ready   []*pair   // to be served, each once
+	serving []*pair   // those of this turn
 	clocks  clocks
 	pipes   pipes
 	turn    int64  // bounds, in bytes, what a direction moves before other streams have their turn
@@ -59,8 +55,8 @@ type message struct {
 	first chan<- bool // what member.end returns; nil: begin
 }
 
-// join finds a loop for a stream with these sockets, and counts the stream.
-func join(fds ...int32) (*loop, error) {
+// join finds a loop for p, and lets it know the sockets.
+func (p *pair) join() error {
 	l := loops()[0]
 	for _, other := range loops() {
 		if other.streams.Load() < l.streams.Load() {
@@ -69,45 +65,44 @@ func join(fds ...int32) (*loop, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	begins := l.epoll == nil
+	begins := l.epoll == 0
 	if begins {
 		if err := l.open(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	// Events that come before the loop knows the sockets are not missed: it begins
-	// with trying.
-	if err := l.watch(fds); err != nil {
+	if err := l.watch(p); err != nil {
 		if begins {
 			l.close()
 		}
-		return nil, err
+		return err
 	}
+	p.loop = l
 	l.streams.Add(1)
 	if begins {
 		go l.run()
 	}
-	return l, nil
+	return nil
 }
 
 // open makes the loop ready to run. l.mu is held.
 func (l *loop) open() error {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return os.NewSyscallError("epoll_create1", err)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil { // what NewFile gives to the poller
-		unix.Close(fd)
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(epoll)
+		return os.NewSyscallError("eventfd", err)
+	}
+	// Each writing to it is an event: nobody need read it.
+	if err := watch(epoll, int32(wake), unix.EPOLLIN); err != nil {
+		unix.Close(wake)
+		unix.Close(epoll)
 		return err
 	}
-	l.epoll, l.fd = os.NewFile(uintptr(fd), "epoll"), fd
-	l.raw, err = l.epoll.SyscallConn()
-	if err = errors.Join(err, l.epoll.SetReadDeadline(time.Time{})); err != nil {
-		l.close()
-		return err
-	}
-	l.harvest = l.poll
-	l.armed = forever
+	l.epoll, l.wake = epoll, wake
 	l.events = make([]unix.EpollEvent, 128)
 	l.sockets = make(map[int32]*socket)
 	l.turn = 1 << 20
@@ -115,30 +110,34 @@ func (l *loop) open() error {
 	return nil
 }
 
-// watch adds sockets to the epoll instance, all or none. l.mu is held.
-func (l *loop) watch(fds []int32) error {
-	for i, fd := range fds {
-		err := unix.EpollCtl(l.fd, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{
-			Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
-			Fd:     fd,
-		})
-		if err == nil {
-			continue
-		}
-		for _, fd := range fds[:i] {
-			unix.EpollCtl(l.fd, unix.EPOLL_CTL_DEL, int(fd), nil)
-		}
-		return os.NewSyscallError("epoll_ctl", err)
+// watch adds the sockets of p, both or none. From then on the loop notes what they are
+// ready for, but does nothing before it begins with p. l.mu is held.
+func (l *loop) watch(p *pair) error {
+	const events = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI
+	if err := watch(l.epoll, p.client.fd, events); err != nil {
+		return err
 	}
+	if err := watch(l.epoll, p.upstream.fd, events); err != nil {
+		unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(p.client.fd), nil)
+		return err
+	}
+	l.sockets[p.client.fd], l.sockets[p.upstream.fd] = &p.client, &p.upstream
 	return nil
+}
+
+// watch adds a descriptor to an epoll instance, which reports each change.
+func watch(epoll int, fd int32, events uint32) error {
+	err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{Events: events | unix.EPOLLET, Fd: fd})
+	return os.NewSyscallError("epoll_ctl", err)
 }
 
 // close lets go of all that open and running have taken. l.mu is held.
 func (l *loop) close() {
-	l.epoll.Close()
+	unix.Close(l.epoll)
+	unix.Close(l.wake)
 	giveBack(l.buffer)
 	l.pipes.close()
-	l.epoll, l.raw, l.buffer, l.expired = nil, nil, nil, false
+	l.epoll, l.wake, l.woken, l.buffer = 0, 0, false, nil
 	l.inbox, l.letters, l.events, l.sockets, l.ready, l.serving, l.ended, l.clocks = nil, nil, nil, nil, nil, nil, nil, nil
 }
 
@@ -151,79 +150,69 @@ func (l *loop) post(m message) bool {
 		return false
 	}
 	l.inbox = append(l.inbox, m)
-	if !l.expired {
-		l.expired = true
-		l.epoll.SetReadDeadline(time.Unix(1, 0))
+	if !l.woken {
+		l.woken = true
+		unix.Write(l.wake, one)
 	}
 	return true
 }
+
+// one is what is added to an eventfd.
+var one = binary.NativeEndian.AppendUint64(nil, 1)
 
 // run is the goroutine of the loop. It ends when no stream is left.
 func (l *loop) run() {
 	for more := true; more; {
 		l.wait()
-		l.readMessages()
 		l.now = time.Since(epoch)
+		l.readMessages()
 		l.serveReady()
 		l.checkClocks()
 		more = l.bury()
 	}
 }
 
-// wait waits until there is something to do, and finds out which sockets are ready.
+// wait waits until there is something to do, and finds out what. Other goroutines come
+// first: they may have waited, and more events gather meanwhile.
 func (l *loop) wait() {
+	runtime.Gosched()
+	n, _ := unix.EpollWait(l.epoll, l.events, l.patience()) // interrupted is as good as none
 	l.mu.Lock()
-	busy := len(l.inbox) > 0 || len(l.ready) > 0
-	if !busy {
-		l.arm()
-	}
-	l.mu.Unlock()
-	if busy {
-		l.poll(uintptr(l.fd))
-		return
-	}
-	if l.raw.Read(l.harvest) != nil { // the deadline
-		l.mu.Lock()
-		l.expired = true
-		l.mu.Unlock()
-	}
-}
-
-// arm sets the deadline to the clock that runs out first. One that is too early does no
-// harm, and saves setting it anew whenever a stream ends. l.mu is held.
-func (l *loop) arm() {
-	due := l.clocks.first()
-	if !l.expired && due >= l.armed {
-		return
-	}
-	l.armed, l.expired = due, false
-	if due == forever {
-		l.epoll.SetReadDeadline(time.Time{})
-	} else {
-		l.epoll.SetReadDeadline(epoch.Add(due))
-	}
-}
-
-// poll notes which sockets are ready. It returns false if none is.
-func (l *loop) poll(epoll uintptr) bool {
-	n, _ := unix.EpollWait(int(epoll), l.events, 0) // interrupted is as good as none
+	defer l.mu.Unlock()
 	for _, event := range l.events[:max(n, 0)] {
 		l.note(event)
 	}
-	return n > 0
+	l.letters, l.inbox, l.woken = l.inbox, l.letters[:0], false
 }
 
-// note makes a stream one to be served.
+// patience returns for how many milliseconds there is nothing to do if nothing happens;
+// -1: for ever.
+func (l *loop) patience() int {
+	due := l.clocks.first()
+	switch {
+	case len(l.ready) > 0:
+		return 0
+	case due == forever:
+		return -1
+	}
+	left := due - time.Since(epoch)
+	return int(min(max((left+time.Millisecond-1)/time.Millisecond, 0), math.MaxInt32))
+}
+
+// note makes a stream one to be served. l.mu is held.
 func (l *loop) note(event unix.EpollEvent) {
 	s := l.sockets[event.Fd]
 	if s == nil {
-		return // not begun, or closed while somebody else has the socket open
+		return // wake, or a socket that is closed while somebody else has it open
 	}
 	const over = unix.EPOLLERR | unix.EPOLLHUP
 	s.readable = s.readable || event.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|over) != 0
 	s.writable = s.writable || event.Events&(unix.EPOLLOUT|over) != 0
 	s.failed = s.failed || event.Events&unix.EPOLLERR != 0
-	l.enqueue(s.pair)
+	s.wary = s.wary || event.Events&(unix.EPOLLRDHUP|unix.EPOLLPRI|over) != 0
+	if s.pair.begun {
+		l.enqueue(s.pair)
+	}
 }
 
 // enqueue lets p have a turn.
@@ -246,9 +235,6 @@ func (l *loop) serveReady() {
 
 // readMessages does what others have asked for.
 func (l *loop) readMessages() {
-	l.mu.Lock()
-	l.letters, l.inbox = l.inbox, l.letters[:0]
-	l.mu.Unlock()
 	for _, m := range l.letters {
 		if m.first != nil {
 			m.first <- l.end(m.pair, m.cause, m.err)
@@ -259,12 +245,9 @@ func (l *loop) readMessages() {
 	clear(l.letters)
 }
 
-// begin lets the loop know a stream.
+// begin makes p one of the streams that are served.
 func (l *loop) begin(p *pair) {
-	for _, s := range [...]*socket{&p.client, &p.upstream} {
-		l.sockets[s.fd] = s
-		s.readable, s.writable = true, true
-	}
+	p.begun = true
 	l.clocks.set(p)
 	l.enqueue(p)
 }
