@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -278,11 +279,13 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		name = conn.RemoteAddr().String()
 	}
 	// What an idle stream keeps alive is little: not the connection as layer4 has it.
-	remote, ended := cx.RemoteAddr(), make(chan struct{})
+	remote := cx.RemoteAddr()
+	var ended sync.WaitGroup
+	ended.Add(1)
 	done := func(account relay.Account) {
 		to.release()
 		h.logEnd(remote, name, account)
-		close(ended)
+		ended.Done()
 	}
 	var detached bool
 	if request != nil {
@@ -300,7 +303,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	}
 	if !detached {
 		// caddy-l4 closes the client's socket when Handle returns.
-		<-ended
+		ended.Wait()
 	}
 	return nil
 }

@@ -120,9 +120,11 @@ func (l *loop) passEnd(p *pair, ln *lane) {
 		return
 	}
 	ln.shut = true
-	if err := unix.Shutdown(int(dst.fd), unix.SHUT_WR); err != nil && err != errNotConnected {
-		l.fail(p, dst, os.NewSyscallError("shutdown", err))
-		return
+	if !p.opposite(ln).over { // else closing tells
+		if err := unix.Shutdown(int(dst.fd), unix.SHUT_WR); err != nil && err != errNotConnected {
+			l.fail(p, dst, os.NewSyscallError("shutdown", err))
+			return
+		}
 	}
 	l.finish(p, ln)
 }
