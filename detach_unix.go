@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 )
 
 // detach moves a socket to a connection of its own, so that it outlives the handler that
@@ -38,5 +40,8 @@ func detach(conn net.Conn) (net.Conn, bool) {
 		return conn, false
 	}
 	_ = conn.Close() // takes it out of the runtime's poller, too
+	if raw := rawConn(detached); raw != nil {
+		_ = raw.Control(descriptors.Saw)
+	}
 	return detached, true
 }

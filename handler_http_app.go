@@ -220,6 +220,10 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		in.server.resume(in, pending)
 		return nil
 	}
+	if in == nil && newFirstReader(conn).scarce() {
+		shed(cx, h.logger)
+		return nil
+	}
 	if err := finishHandshake(conn); err != nil {
 		h.logger.Debug("TLS handshake", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return nil
@@ -361,7 +365,7 @@ func firstBytes(conn net.Conn, pending []byte) ([]byte, error) {
 	if err := conn.SetReadDeadline(time.Now().Add(defaultSilentTimeout)); err != nil {
 		return nil, err
 	}
-	pending, err := readFirst(conn, firstBuffer)
+	pending, err := newFirstReader(conn).read(firstBuffer)
 	if len(pending) == 0 {
 		return nil, noProgress(err)
 	}

@@ -248,6 +248,10 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	in := inspectionOf(cx)
 	cx.Context = relayedContext(cx.Context, in)
 	pending, client := drain(cx)
+	if in == nil && newFirstReader(client).scarce() {
+		shed(cx, h.logger)
+		return nil
+	}
 	watch := &clientWatch{conn: client, pending: pending}
 
 	var request *httphead.Forwarded

@@ -72,6 +72,7 @@ type inspection struct {
 	inspect *Inspect // whose routes decide
 	bounds  bounds
 	conn    net.Conn
+	first   firstReader
 	data    []byte // every byte received; connections that replay it share it
 	packets int
 	head    httphead.Reader
@@ -294,7 +295,7 @@ func (in *inspection) read() error {
 		if err := in.setReadDeadline(in.started.Add(in.bounds.silentTimeout)); err != nil {
 			return err
 		}
-		first, err := readFirst(in.conn, in.bounds.bytes)
+		first, err := in.first.read(in.bounds.bytes)
 		if len(first) == 0 {
 			return noProgress(err)
 		}

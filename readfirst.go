@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// readFirstFrom is readFirst for a connection that is not a socket. While it waits on
-// TLS it holds a buffer of one byte, and then takes what was decoded together with that
+// readFirstFrom is firstReader.read for a connection that is not a socket. While it waits
+// on TLS it holds a buffer of one byte, and then takes what was decoded together with that
 // byte: the rest of the record is at hand.
 func readFirstFrom(conn net.Conn, limit int) ([]byte, error) {
 	if _, ok := conn.(*tls.Conn); !ok {
@@ -31,7 +31,7 @@ func readFirstFrom(conn net.Conn, limit int) ([]byte, error) {
 	return buf[:1+n], nil
 }
 
-// changesDeadline reports whether readFirst leaves a read deadline of its own on conn.
+// changesDeadline reports whether a first read leaves a read deadline of its own on conn.
 func changesDeadline(conn net.Conn) bool {
 	_, ok := conn.(*tls.Conn)
 	return ok

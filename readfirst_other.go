@@ -4,8 +4,14 @@ package streamprox
 
 import "net"
 
-// readFirst waits for the first bytes of conn and returns them, at most limit, in
-// a buffer with room to grow.
-func readFirst(conn net.Conn, limit int) ([]byte, error) {
-	return readFirstFrom(conn, limit)
-}
+// firstReader reads the first bytes of a connection.
+type firstReader struct{ conn net.Conn }
+
+func newFirstReader(conn net.Conn) firstReader { return firstReader{conn} }
+
+// read waits for the first bytes and returns them, at most limit, in a buffer with room
+// to grow.
+func (r firstReader) read(limit int) ([]byte, error) { return readFirstFrom(r.conn, limit) }
+
+// scarce reports whether the connection is one too many.
+func (firstReader) scarce() bool { return false }

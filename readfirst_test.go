@@ -34,7 +34,7 @@ func TestReadFirstUsesTheConnectionsOwnRead(t *testing.T) {
 	if _, err := io.WriteString(client, "encoded"); err != nil {
 		t.Fatal(err)
 	}
-	got, err := readFirst(decodingConn{server.(*net.TCPConn), strings.NewReader("decoded")}, 100)
+	got, err := newFirstReader(decodingConn{server.(*net.TCPConn), strings.NewReader("decoded")}).read(100)
 	if string(got) != "decoded" || err != nil {
 		t.Errorf("got %q (%v), want what Read returns", got, err)
 	}

@@ -8,35 +8,64 @@ import (
 	"os"
 	"sync"
 	"syscall"
+
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 )
 
-// readFirst waits for the first bytes of conn and returns them, at most limit, in
-// a buffer with room to grow. While it waits on a socket it holds no buffer: a
-// client that says nothing costs none.
-func readFirst(conn net.Conn, limit int) ([]byte, error) {
-	// A type that embeds a socket may have a Read of its own.
+// firstReader reads the first bytes of a connection.
+type firstReader struct {
+	conn net.Conn
+	raw  syscall.RawConn // of a socket; else nil
+}
+
+func newFirstReader(conn net.Conn) firstReader {
+	return firstReader{conn, rawConn(conn)}
+}
+
+// rawConn returns direct access to conn if it is a socket, else nil. A type that embeds a
+// socket may have a Read of its own.
+func rawConn(conn net.Conn) syscall.RawConn {
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
-	default:
-		return readFirstFrom(conn, limit)
+		if raw, err := conn.(syscall.Conn).SyscallConn(); err == nil {
+			return raw
+		}
 	}
-	raw, err := conn.(syscall.Conn).SyscallConn()
-	if err != nil {
-		return nil, err
+	return nil
+}
+
+// read waits for the first bytes and returns them, at most limit, in a buffer with room
+// to grow. While it waits on a socket it holds no buffer: a client that says nothing
+// costs none.
+func (r firstReader) read(limit int) ([]byte, error) {
+	if r.raw == nil {
+		return readFirstFrom(r.conn, limit)
 	}
-	r := firstReads.Get().(*firstRead)
-	defer firstReads.Put(r)
-	r.limit = limit
-	err = raw.Read(r.try)
-	buf, readErr := r.buf, r.err
-	r.buf, r.err = nil, nil
+	first := firstReads.Get().(*firstRead)
+	defer firstReads.Put(first)
+	first.limit = limit
+	err := r.raw.Read(first.try)
+	buf, readErr := first.buf, first.err
+	first.buf, first.err = nil, nil
 	if err != nil {
 		return nil, err
 	}
 	return buf, readErr
 }
 
-// firstRead is a read of a socket that is tried each time the socket becomes readable.
+// scarce reports whether the connection, which has just been accepted, is one too many.
+func (r firstReader) scarce() bool {
+	raw := r.raw
+	if raw == nil {
+		raw = rawConn(socket(r.conn))
+	}
+	if raw != nil {
+		_ = raw.Control(descriptors.Saw)
+	}
+	return descriptors.Scarce()
+}
+
+// firstRead is a read of a socket that is tried each time it becomes readable.
 type firstRead struct {
 	try   func(fd uintptr) bool // tryRead, bound once: no allocation for each connection
 	limit int

@@ -33,6 +33,7 @@ type reinspectConn struct {
 	// By what later requests are inspected: the outermost inspect has the say again.
 	outermost *Inspect
 	parent    *layer4.Connection
+	first     firstReader
 
 	// What Read has to do, of which there is one call at a time. An idle connection has
 	// no inspection and no buffer.
@@ -82,7 +83,7 @@ func newReinspectConn(in *inspection, conn net.Conn, data []byte, headLen int, s
 		left:       closed,
 	}
 	first := in.outermost()
-	c.outermost, c.parent = first.inspect, first.parent
+	c.outermost, c.parent, c.first = first.inspect, first.parent, newFirstReader(conn)
 	c.wake.L = &c.mu
 	c.limit = c.setHeadDeadline
 	c.begin(in, data, headLen)
@@ -297,7 +298,7 @@ func (c *reinspectConn) readFirst() error {
 		if err := c.limit(time.Time{}); err != nil {
 			return err
 		}
-		first, err := readFirst(c.Conn, c.outermost.bounds.bytes)
+		first, err := c.first.read(c.outermost.bounds.bytes)
 		if len(first) == 0 {
 			return noProgress(err)
 		}

@@ -2,9 +2,14 @@ package integration
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -114,5 +119,124 @@ func TestKeepAlive(t *testing.T) {
 	}
 	if found["client"] != 1 || found["upstream"] != 1 {
 		t.Errorf("found %v sockets, want one for each side", found)
+	}
+}
+
+// TestDescriptorsRunOut: a process with few descriptors resets the connections that would
+// take the last ones, and goes on with those that it has. Its listener survives, which it
+// would not if an accept failed.
+func TestDescriptorsRunOut(t *testing.T) {
+	caddy := buildCaddy(t)
+	upstream := backend(t, echo("up"))
+	for _, test := range []struct {
+		name, routes string // the routes of layer4
+		first, again string // the first line of an answer, and the one to what is sent later
+	}{
+		{"inspect and relay", "route {\ninspect {\nroute {\nrelay " + upstream + " {\nreuse pin\n}\n}\n}\n}", "up\n", getRoot},
+		{"relay alone", "route {\nrelay " + upstream + "\n}", "up\n", getRoot},
+		{"inspect and http_app", "route {\ninspect {\nroute {\nhttp_app\n}\n}\n}", "HTTP/1.1 204 No Content\r\n", ""},
+		{"http_app alone", "route {\nhttp_app\n}", "HTTP/1.1 204 No Content\r\n", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			address, home := freeAddress(t), t.TempDir()
+			config := filepath.Join(home, "Caddyfile")
+			caddyfile := "{\nadmin off\nlayer4 {\n" + address + " {\n" + test.routes + "\n}\n}\n}\nhttp://:80 {\nbind streamprox/web\nrespond 204\n}\n"
+			if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			const limit, atOnce = 512, 64
+			log := filepath.Join(home, "log")
+			run(t, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home},
+				"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" run --config "$1" --adapter caddyfile 2>"$2"`, limit), caddy, config, log)
+
+			// ask sends a request. It returns the first line of what comes back.
+			ask := func(conn net.Conn, r *bufio.Reader) (string, error) {
+				if _, err := io.WriteString(conn, getRoot); err != nil {
+					return "", err
+				}
+				return r.ReadString('\n')
+			}
+			type kept struct {
+				*net.TCPConn
+				*bufio.Reader
+			}
+			var open []kept
+			for range limit {
+				conn := dial(t, address)
+				r := bufio.NewReader(conn)
+				line, err := ask(conn, r)
+				if err != nil {
+					break
+				}
+				if line != test.first {
+					t.Fatalf("connection %d got %q", len(open), line)
+				}
+				open = append(open, kept{conn, r})
+			}
+			// Half are kept in reserve, and a relayed stream has two.
+			if len(open) < limit/5 || len(open) > limit/2 {
+				t.Fatalf("%d connections were served", len(open))
+			}
+
+			var flood sync.WaitGroup
+			slots := make(chan struct{}, atOnce)
+			for range 2 * limit {
+				slots <- struct{}{}
+				flood.Go(func() {
+					defer func() { <-slots }()
+					conn, err := net.Dial("tcp", address)
+					if err != nil {
+						return
+					}
+					defer conn.Close()
+					_ = conn.SetDeadline(time.Now().Add(patience))
+					if line, err := ask(conn, bufio.NewReader(conn)); err == nil {
+						t.Errorf("a connection beyond got %q, want a reset", line)
+					} else if !isReset(err) && !errors.Is(err, unix.EPIPE) {
+						t.Errorf("a connection beyond ended with %v, want a reset", err)
+					}
+				})
+			}
+			flood.Wait()
+
+			for i, c := range open {
+				if test.again == "" { // the rest of the answer before
+					for line := ""; line != "\r\n"; {
+						var err error
+						if line, err = c.ReadString('\n'); err != nil {
+							t.Fatalf("connection %d: %v", i, err)
+						}
+					}
+					if line, err := ask(c, c.Reader); line != test.first {
+						t.Fatalf("connection %d got %q (%v)", i, line, err)
+					}
+					continue
+				}
+				if _, err := io.WriteString(c, test.again); err != nil {
+					t.Fatalf("connection %d: %v", i, err)
+				}
+				got := make([]byte, 2*len(getRoot)) // the first request, too
+				if _, err := io.ReadFull(c, got); string(got) != getRoot+test.again {
+					t.Fatalf("connection %d got %q (%v)", i, got, err)
+				}
+			}
+			for _, c := range open {
+				c.Close()
+			}
+			eventually(t, "service", func() bool {
+				conn, err := net.Dial("tcp", address)
+				if err != nil {
+					return false
+				}
+				defer conn.Close()
+				_ = conn.SetDeadline(time.Now().Add(patience))
+				line, _ := ask(conn, bufio.NewReader(conn))
+				return line == test.first
+			})
+			said, err := os.ReadFile(log)
+			if got := strings.Count(string(said), "descriptors are scarce"); got == 0 || got > 5 || err != nil {
+				t.Errorf("the log says so %d times (%v), want once or so", got, err)
+			}
+		})
 	}
 }

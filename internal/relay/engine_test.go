@@ -17,7 +17,7 @@ func testEngine(t *testing.T, newEngine func(*Registry) Engine) {
 	e := newEngine(registry)
 	// Descriptors that the runtime or the engine keeps are open after a first stream.
 	t.Run("first", func(t *testing.T) { testHalfClose(t, e, "tcp") })
-	before := descriptors()
+	before := openDescriptors()
 
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
@@ -38,7 +38,7 @@ func testEngine(t *testing.T, newEngine func(*Registry) Engine) {
 	if got := registry.Len(); got != 0 {
 		t.Errorf("streams left: got %d, want 0", got)
 	}
-	if got := descriptors(); got > before {
+	if got := openDescriptors(); got > before {
 		t.Errorf("descriptors: got %d, want at most %d", got, before)
 	}
 }

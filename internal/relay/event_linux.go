@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 )
 
 // Event is the engine for sockets on Linux. A few loops, a goroutine each, own all its
@@ -156,6 +158,7 @@ func (s *socket) dup(p *pair, c net.Conn) error {
 	if err = errors.Join(err, os.NewSyscallError("dup", dupErr)); err != nil {
 		return err
 	}
+	descriptors.Saw(uintptr(fd))
 	// Somebody may have called Fd of an *os.File of it.
 	if err = unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)

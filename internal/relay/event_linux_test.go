@@ -68,7 +68,7 @@ func TestEventIdle(t *testing.T) {
 		peers[i][0], peers[i][1] = connect(t, "tcp")
 		peers[i][2], peers[i][3] = connect(t, "tcp")
 	}
-	goroutines, open := runtime.NumGoroutine(), descriptors()
+	goroutines, open := runtime.NumGoroutine(), openDescriptors()
 	loops := runtime.GOMAXPROCS(0)
 
 	r := new(Registry)
@@ -84,7 +84,7 @@ func TestEventIdle(t *testing.T) {
 		t.Errorf("goroutines: got %d more, want at most %d", got, loops)
 	}
 	// The sockets are the same in number as they were. A loop has two of its own.
-	if got := descriptors() - open; got > 2*loops {
+	if got := openDescriptors() - open; got > 2*loops {
 		t.Errorf("descriptors: got %d more, want at most %d", got, 2*loops)
 	}
 	if got := unsafe.Sizeof(pair{}); got > 400 {
@@ -96,7 +96,7 @@ func TestEventIdle(t *testing.T) {
 	if got := r.Drain(now); got != streams {
 		t.Errorf("reset: got %d streams, want %d", got, streams)
 	}
-	if got, want := descriptors(), open-2*streams; got > want {
+	if got, want := openDescriptors(), open-2*streams; got > want {
 		t.Errorf("descriptors after the end: got %d, want %d", got, want)
 	}
 }
@@ -258,7 +258,7 @@ func takeAllDescriptors(t *testing.T) (giveBack func()) {
 		t.Fatal(err)
 	}
 	lower := limit
-	lower.Cur = uint64(descriptors() + 50)
+	lower.Cur = uint64(openDescriptors() + 50)
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lower); err != nil {
 		t.Fatal(err)
 	}

@@ -280,9 +280,9 @@ func same(t *testing.T, what string, got, want []byte) {
 	}
 }
 
-// descriptors returns the number of open file descriptors, or 0 where there is no
+// openDescriptors returns the number of open file descriptors, or 0 where there is no
 // way to tell.
-func descriptors() int {
+func openDescriptors() int {
 	d, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return 0

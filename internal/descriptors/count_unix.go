@@ -1,0 +1,37 @@
+//go:build linux || darwin
+
+package descriptors
+
+import (
+	"errors"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// limit returns how many descriptors the process may have.
+func limit() (n uint64, limited bool) {
+	var limit unix.Rlimit
+	err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
+	return limit.Cur, err == nil
+}
+
+// count returns how many descriptors are open.
+func count() (open uint64, err error) {
+	dir, err := os.Open("/dev/fd")
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	for {
+		names, err := dir.Readdirnames(1000)
+		open += uint64(len(names))
+		if errors.Is(err, io.EOF) {
+			return open, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
