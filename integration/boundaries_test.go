@@ -250,7 +250,7 @@ func TestUnfinishedHandshakeInListenerWrapper(t *testing.T) {
 				layer4 {
 					route {
 						inspect {
-							silent_timeout 200ms
+							silent_timeout 2s
 							@silent inspected silent
 							route @silent {
 								relay `+speaker+`

@@ -346,7 +346,7 @@ func TestListenerWrapper(t *testing.T) {
 							route @speaker {
 								relay `+backend(t, echo("speaker"))+`
 							}
-							silent_timeout 500ms
+							silent_timeout 2s
 						}
 					}
 				}

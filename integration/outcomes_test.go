@@ -46,7 +46,7 @@ func TestEveryOutcomeReachesItsRoute(t *testing.T) {
 	for _, outcome := range outcomes {
 		fmt.Fprintf(&routes, "@%[1]s inspected %[1]s\nroute @%[1]s {\n relay %[2]s {\n reuse pin\n }\n}\n", outcome, backend(t, echo(outcome)))
 	}
-	start(t, layer4Caddyfile(address, "timeout 5s\nsilent_timeout 500ms\nmax_bytes 512\n"+routes.String()))
+	start(t, layer4Caddyfile(address, "timeout 5s\nsilent_timeout 2s\nmax_bytes 512\n"+routes.String()))
 
 	for _, flight := range flights {
 		for _, piece := range pieces {
@@ -85,7 +85,7 @@ func TestOutcomeThatNoRouteTakes(t *testing.T) {
 	other := backend(t, echo("a route that does not name the outcome"))
 	start(t, layer4Caddyfile(address, `
 		timeout 5s
-		silent_timeout 500ms
+		silent_timeout 2s
 		max_bytes 512
 		@public {
 			not remote_ip 127.0.0.0/8
@@ -117,7 +117,7 @@ func TestRouteWithoutMatchersSeesOpenOutcomesOnly(t *testing.T) {
 	address := freeAddress(t)
 	start(t, layer4Caddyfile(address, `
 		timeout 1500ms
-		silent_timeout 500ms
+		silent_timeout 2s
 		max_bytes 512
 		route {
 			relay `+backend(t, echo("default"))+` {

@@ -22,7 +22,7 @@ import (
 
 // relayCaddyfile is a layer4 server that inspects and relays everything.
 func relayCaddyfile(address, relay string) string {
-	return layer4Caddyfile(address, "silent_timeout 300ms\n@all inspected http tls other silent eof\nroute @all {\n"+relay+"\n}")
+	return layer4Caddyfile(address, "silent_timeout 2s\n@all inspected http tls other silent eof\nroute @all {\n"+relay+"\n}")
 }
 
 const getRoot = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"

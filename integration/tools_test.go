@@ -128,7 +128,7 @@ PidFile none
 		return err == nil
 	})
 	start(t, layer4Caddyfile(address, `
-		silent_timeout 300ms
+		silent_timeout 2s
 		@ssh inspected silent other
 		route @ssh {
 			relay `+listen+`
