@@ -190,15 +190,15 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 	outer := inspectionOf(cx)
 	data, conn := drain(cx)
+	first := newFirstReader(conn)
+	if outer == nil && first.scarce() {
+		return nil, errScarce
+	}
 	if err := finishHandshake(conn); err != nil {
 		return nil, err
 	}
 	in := newInspection(h, cx, conn, data)
-	in.outer = outer
-	in.first = newFirstReader(conn)
-	if outer == nil && in.first.scarce() {
-		return nil, errScarce
-	}
+	in.outer, in.first = outer, first
 	if err := in.begin(); err != nil {
 		return nil, err
 	}

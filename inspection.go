@@ -106,6 +106,7 @@ type inspection struct {
 
 	parent *layer4.Connection // the connection that is inspected
 	forked *layer4.Connection // the one for matchers and handlers, once somebody needs it
+	lent   bool               // somebody has been given one
 	http   httpRequest        // what http_request matchers make of the head
 }
 
@@ -149,6 +150,7 @@ func (in *inspection) request() *httpRequest {
 // inspected so far and what follows them, its variables and placeholders its own.
 func (in *inspection) stream() *layer4.Connection {
 	if in.forked == nil {
+		in.lent = true
 		in.forked = fork(in.parent, in.conn, slices.Clip(in.data))
 		in.forked.SetVar(inspectionVar, in)
 		setTLSState(in.forked)

@@ -53,7 +53,7 @@ func (r firstReader) read(limit int) ([]byte, error) {
 	return buf, readErr
 }
 
-// scarce reports whether the connection, which has just been accepted, is one too many.
+// scarce reports whether the connection is one too many.
 func (r firstReader) scarce() bool {
 	raw := r.raw
 	if raw == nil {

@@ -35,8 +35,8 @@ type reinspectConn struct {
 	parent    *layer4.Connection
 	first     firstReader
 
-	// What Read has to do, of which there is one call at a time. An idle connection has
-	// no inspection and no buffer.
+	// What Read has to do, of which there is one call at a time. While it waits for the
+	// next request there is no inspection, and on a socket no buffer.
 	in       *inspection           // of the message, until it is delivered
 	inspect  *Inspect              // that of in
 	route    int                   // that of in
@@ -249,7 +249,7 @@ func (c *reinspectConn) retire() {
 	if !shared {
 		c.rest = nil // or an empty slice keeps the buffer
 	}
-	if in == nil || !in.later || in.forked != nil || in.origin != in {
+	if in == nil || !in.later || in.lent || in.origin != in {
 		return
 	}
 	if !shared {

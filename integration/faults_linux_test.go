@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -237,6 +238,70 @@ func TestDescriptorsRunOut(t *testing.T) {
 			if got := strings.Count(string(said), "descriptors are scarce"); got == 0 || got > 5 || err != nil {
 				t.Errorf("the log says so %d times (%v), want once or so", got, err)
 			}
+		})
+	}
+}
+
+// TestDescriptorsOfSilentClients: nor do clients that say nothing get the last descriptors,
+// before TLS or without it.
+func TestDescriptorsOfSilentClients(t *testing.T) {
+	caddy := buildCaddy(t)
+	for _, test := range []struct {
+		name, global, site string
+		tls                bool
+	}{
+		{"layer4", "layer4 {\nADDRESS {\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}", "http://:80 {\nbind streamprox/web", false},
+		{"behind TLS", "local_certs\nskip_install_trust\nauto_https disable_redirects\n" +
+			"servers {\nprotocols h1\nlistener_wrappers {\nlayer4 {\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}", "https://ADDRESS {", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			address, home := freeAddress(t), t.TempDir()
+			config := filepath.Join(home, "Caddyfile")
+			caddyfile := "{\nadmin off\n" + test.global + "\n}\n" + test.site + "\nrespond 204\n}\n"
+			if err := os.WriteFile(config, []byte(strings.ReplaceAll(caddyfile, "ADDRESS", address)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			const limit, atOnce = 512, 64
+			run(t, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home},
+				"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" run --config "$1" --adapter caddyfile`, limit), caddy, config)
+
+			served := func() bool {
+				conn, err := net.Dial("tcp", address)
+				if err != nil {
+					return false
+				}
+				defer conn.Close()
+				if test.tls {
+					conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: "127.0.0.1"})
+				}
+				_ = conn.SetDeadline(time.Now().Add(patience))
+				if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"); err != nil {
+					return false
+				}
+				line, _ := bufio.NewReader(conn).ReadString('\n')
+				return line == "HTTP/1.1 204 No Content\r\n"
+			}
+			eventually(t, "service", served)
+
+			var silent []net.Conn
+			for i := range 2 * limit {
+				conn := dial(t, address)
+				silent = append(silent, conn)
+				switch {
+				case i%atOnce > 0:
+				case i < limit: // it may have a descriptor that is not reserved, and wait
+					_ = conn.SetDeadline(time.Now().Add(100 * time.Millisecond))
+					_, _ = conn.Read(make([]byte, 1))
+				default:
+					if _, err := conn.Read(make([]byte, 1)); !isReset(err) {
+						t.Fatalf("connection %d: %v, want a reset", i, err)
+					}
+				}
+			}
+			for _, conn := range silent {
+				conn.Close()
+			}
+			eventually(t, "service again", served)
 		})
 	}
 }

@@ -20,6 +20,9 @@ func limit() (n uint64, limited bool) {
 // count returns how many descriptors are open.
 func count() (open uint64, err error) {
 	dir, err := os.Open("/dev/fd")
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		return 0, errExhausted
+	}
 	if err != nil {
 		return 0, err
 	}

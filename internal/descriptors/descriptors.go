@@ -12,6 +12,8 @@
 package descriptors
 
 import (
+	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,59 +27,86 @@ const (
 	mostReserve  = 4096
 )
 
-// recount is how often open descriptors are counted while they are scarce.
-const recount = time.Second
+// While descriptors are scarce, they are counted again after this time, or after so many
+// times as long as counting took.
+const (
+	recount = 100 * time.Millisecond
+	times   = 20
+)
 
-// Saw notes a descriptor that has just been opened.
+// Saw notes a descriptor that has been opened lately.
 func Saw(fd uintptr) { process().saw(uint64(fd)) }
 
 // Scarce reports whether only the reserve is left: a sixteenth of the descriptors, at
-// least 256 and at most 4,096. That is found out when Saw has been told one of them, and
-// it takes up to a second to notice that there are more again.
+// least 256 and at most 4,096, or half of the few if there are fewer than 512. It finds
+// that out when Saw has been told one of them. It takes a moment to notice that there are
+// more again: a tenth of a second, or twenty times as long as it takes to count them.
 func Scarce() bool { return process().isScarce() }
 
 // process is the watch over the descriptors of the process.
-var process = sync.OnceValue(func() *watch {
-	limit, ok := limit()
-	return newWatch(limit, ok, count)
-})
+var process = sync.OnceValue(func() *watch { return newWatch(limit, count) })
 
 // watch is what is known of descriptors.
 type watch struct {
-	enough uint64 // as many may be open
-	count  func() (open uint64, err error)
-	scarce atomic.Bool
+	limit func() (n uint64, limited bool) // how many there may be
+	count func() (open uint64, err error) // errExhausted if one is needed to count them
 
-	mu      sync.Mutex
-	counted time.Time // the last time
+	enough atomic.Uint64 // as many may be open
+	scarce atomic.Bool
+	calm   atomic.Int64 // until then, since epoch, a count holds by which they are not scarce
+
+	mu   sync.Mutex
+	next time.Duration // when to count again, since epoch
 }
 
-// newWatch returns a watch over descriptors below limit. Not limited, they are never
-// scarce.
-func newWatch(limit uint64, limited bool, count func() (uint64, error)) *watch {
-	w := &watch{enough: ^uint64(0), count: count}
-	if limited {
-		w.enough = limit - min(max(limit/16, leastReserve), mostReserve, limit/2)
-	}
+// errExhausted is why descriptors are not counted: there is none left.
+var errExhausted = errors.New("descriptors are exhausted")
+
+var epoch = time.Now()
+
+func newWatch(limit func() (uint64, bool), count func() (uint64, error)) *watch {
+	w := &watch{limit: limit, count: count}
+	w.setEnough()
 	return w
 }
 
+// setEnough sets enough to what the limit, which may have changed, leaves beside the
+// reserve.
+func (w *watch) setEnough() {
+	enough := uint64(math.MaxUint64)
+	if limit, limited := w.limit(); limited {
+		enough = limit - min(max(limit/16, leastReserve), mostReserve, limit/2)
+	}
+	w.enough.Store(enough)
+}
+
+// saw notes a descriptor. It may be an old one, from when more were open: if those that
+// are open have just been counted, that counts.
 func (w *watch) saw(fd uint64) {
-	if fd >= w.enough {
+	if fd >= w.enough.Load() && int64(time.Since(epoch)) >= w.calm.Load() {
 		w.scarce.Store(true)
 	}
 }
 
 func (w *watch) isScarce() bool {
-	if !w.scarce.Load() {
-		return false
+	// While one counts, nobody waits.
+	if !w.scarce.Load() || !w.mu.TryLock() {
+		return w.scarce.Load()
 	}
-	w.mu.Lock()
 	defer w.mu.Unlock()
-	if time.Since(w.counted) >= recount {
-		w.counted = time.Now()
-		open, err := w.count()
-		w.scarce.Store(err != nil || open >= w.enough) // counting takes a descriptor, too
+	began := time.Since(epoch)
+	if began < w.next {
+		return true
 	}
-	return w.scarce.Load()
+	w.setEnough()
+	open, err := w.count()
+	ended := time.Since(epoch)
+	w.next = ended + max(recount, times*(ended-began))
+	// Where they cannot be counted, a high one is all there is to go by.
+	if errors.Is(err, errExhausted) || err == nil && open >= w.enough.Load() {
+		return true
+	}
+	w.calm.Store(int64(w.next))
+	w.scarce.Store(false)
+	return false
 }

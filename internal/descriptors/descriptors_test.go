@@ -8,6 +8,11 @@ import (
 	"time"
 )
 
+// upTo is a limit.
+func upTo(n uint64) func() (uint64, bool) {
+	return func() (uint64, bool) { return n, true }
+}
+
 func TestReserve(t *testing.T) {
 	for _, test := range []struct{ limit, enough uint64 }{
 		{0, 0},
@@ -16,11 +21,11 @@ func TestReserve(t *testing.T) {
 		{20_000, 18_750},
 		{1 << 20, 1<<20 - 4096},
 	} {
-		if got := newWatch(test.limit, true, nil).enough; got != test.enough {
+		if got := newWatch(upTo(test.limit), nil).enough.Load(); got != test.enough {
 			t.Errorf("of %d: got %d, want %d", test.limit, got, test.enough)
 		}
 	}
-	w := newWatch(0, false, nil)
+	w := newWatch(func() (uint64, bool) { return 0, false }, nil)
 	if w.saw(1 << 40); w.isScarce() {
 		t.Error("scarce without a limit")
 	}
@@ -29,10 +34,10 @@ func TestReserve(t *testing.T) {
 // TestWatch: descriptors are counted when a high one has been seen, and then once in a
 // while until there are enough.
 func TestWatch(t *testing.T) {
-	var open uint64
+	limit, open := uint64(1024), uint64(0)
 	var failure error
 	counts := 0
-	w := newWatch(1024, true, func() (uint64, error) {
+	w := newWatch(func() (uint64, bool) { return limit, true }, func() (uint64, error) {
 		counts++
 		return open, failure
 	})
@@ -42,25 +47,63 @@ func TestWatch(t *testing.T) {
 			t.Errorf("%s: scarce %v, counted %d times; want %v and %d", what, got, counts, scarce, counted)
 		}
 	}
-	later := func() { w.counted = time.Now().Add(-recount) }
+	soon := func() {
+		w.next = time.Since(epoch) + time.Hour
+		w.calm.Store(int64(w.next))
+	}
+	later := func() {
+		w.next = 0
+		w.calm.Store(0)
+	}
 
 	open = 1000
 	w.saw(767)
 	check("a low one", false, 0)
 	w.saw(768)
 	check("a high one", true, 1)
-	open = 500
+	soon()
 	check("soon after", true, 1)
 	later()
-	failure = errors.New("none left to count with")
-	check("when they cannot be counted", true, 2)
+	failure = errExhausted
+	check("when there is none to count with", true, 2)
 	later()
-	failure = nil
+	failure, open = nil, 500
 	check("when there are enough", false, 3)
+	soon()
 	w.saw(800)
-	check("a high one of few", true, 3)
+	check("a high one from before", false, 3)
 	later()
-	check("when that is counted", false, 4)
+	open = 800
+	w.saw(800)
+	check("a high one", true, 4)
+	later()
+	limit = 2048
+	check("when there may be more", false, 5)
+	later()
+	failure = errors.New("no such directory")
+	w.saw(2000)
+	check("where they cannot be counted", false, 6)
+}
+
+// TestWatchDoesNotWait: while one counts, others are told that descriptors are scarce.
+func TestWatchDoesNotWait(t *testing.T) {
+	counting, goOn := make(chan struct{}), make(chan struct{})
+	w := newWatch(upTo(1024), func() (uint64, error) {
+		close(counting)
+		<-goOn
+		return 1, nil
+	})
+	w.saw(1000)
+	counted := make(chan bool)
+	go func() { counted <- w.isScarce() }()
+	<-counting
+	if !w.isScarce() {
+		t.Error("not scarce while they are counted")
+	}
+	close(goOn)
+	if <-counted {
+		t.Error("scarce with one open")
+	}
 }
 
 func TestCount(t *testing.T) {

@@ -120,7 +120,7 @@ func (l *loop) passEnd(p *pair, ln *lane) {
 		return
 	}
 	ln.shut = true
-	if !p.opposite(ln).over { // else closing tells
+	if !p.opposite(ln).over { // else closing tells, at once
 		if err := unix.Shutdown(int(dst.fd), unix.SHUT_WR); err != nil && err != errNotConnected {
 			l.fail(p, dst, os.NewSyscallError("shutdown", err))
 			return

@@ -139,7 +139,7 @@ type socket struct {
 	fd                 int32
 	tcp                bool
 	readable, writable bool // as far as is known
-	wary               bool // reading less than was asked for does not mean that there is no more
+	wary               bool // reading less than was asked for does not mean that there is no more, as before urgent data
 	failed             bool // an error is to be collected
 }
 

@@ -348,3 +348,76 @@ func TestEventFair(t *testing.T) {
 	}
 	l.pipes.giveBack(&flooded.up)
 }
+
+// TestEventUrgentDataFirst: reading stops before an urgent byte, though there is more, of
+// which no event will tell.
+func TestEventUrgentDataFirst(t *testing.T) {
+	l := &link{}
+	var s Stream
+	s.Client, l.client = connect(t, "tcp")
+	s.Upstream, l.upstream = connect(t, "tcp")
+	control := func(c net.Conn, f func(fd int)) {
+		t.Helper()
+		raw, err := c.(*net.TCPConn).SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { f(int(fd)) })
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(t, l.client, "abc")
+	control(l.client, func(fd int) {
+		if err := unix.Sendto(fd, []byte("!"), unix.MSG_OOB, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+	send(t, l.client, "def")
+	for begin := time.Now(); ; {
+		var waiting int
+		control(s.Client, func(fd int) { waiting, _ = unix.IoctlGetInt(fd, unix.TIOCINQ) })
+		if waiting == len("abc") { // as far as the urgent byte
+			break
+		}
+		if time.Since(begin) > patience {
+			t.Fatalf("%d bytes are waiting", waiting)
+		}
+	}
+	l.start(t, newEvent(nil), s)
+	receives(t, l.upstream, "abcdef")
+}
+
+// TestEventDescriptorZero: a process without standard input gives its number to others.
+func TestEventDescriptorZero(t *testing.T) {
+	saved, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		t.Skip("there is none here")
+	}
+	r := new(Registry)
+	e := newEvent(r)
+	t.Cleanup(func() { // when all streams have ended, and with them the loops
+		if err := unix.Dup3(saved, 0, 0); err != nil {
+			t.Error(err)
+		}
+		unix.Close(saved)
+	})
+	links := make([]*link, 1+2*runtime.GOMAXPROCS(0))
+	streams := make([]Stream, len(links))
+	for i := range links {
+		links[i] = new(link)
+		streams[i].Client, links[i].client = connect(t, "tcp")
+		streams[i].Upstream, links[i].upstream = connect(t, "tcp")
+	}
+	unix.Close(0)
+	for i, l := range links {
+		l.start(t, e, streams[i])
+	}
+	for _, l := range links {
+		send(t, l.client, "ping")
+		receives(t, l.upstream, "ping")
+		closeWrite(t, l.client)
+		closeWrite(t, l.upstream)
+		l.ends(t, Account{ToUpstream: 4})
+	}
+	r.Drain(t.Context())
+}

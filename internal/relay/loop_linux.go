@@ -27,11 +27,11 @@ var loops = sync.OnceValue(func() []*loop {
 // that would be two more waits and a hand-over from thread to thread for each event.
 type loop struct {
 	mu      sync.Mutex
-	epoll   int // descriptor; 0: the loop does not run
+	epoll   int // descriptor
 	wake    int // descriptor of an eventfd, which interrupts the waiting
 	woken   bool
 	inbox   []message         // in order
-	sockets map[int32]*socket // by descriptor
+	sockets map[int32]*socket // by descriptor; nil: the loop does not run
 	streams atomic.Int32
 
 	// The rest is the goroutine's.
@@ -65,7 +65,7 @@ func (p *pair) join() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	begins := l.epoll == 0
+	begins := l.sockets == nil
 	if begins {
 		if err := l.open(); err != nil {
 			return err
@@ -137,7 +137,7 @@ func (l *loop) close() {
 	unix.Close(l.wake)
 	giveBack(l.buffer)
 	l.pipes.close()
-	l.epoll, l.wake, l.woken, l.buffer = 0, 0, false, nil
+	l.woken, l.buffer = false, nil
 	l.inbox, l.letters, l.events, l.sockets, l.ready, l.serving, l.ended, l.clocks = nil, nil, nil, nil, nil, nil, nil, nil
 }
 
