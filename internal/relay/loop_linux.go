@@ -157,6 +157,9 @@ func (l *loop) post(m message) bool {
 	return true
 }
 
+// manyServed is how many streams make a turn one in which there was much to do.
+const manyServed = 4
+
 // one is what is added to an eventfd.
 var one = binary.NativeEndian.AppendUint64(nil, 1)
 
@@ -172,10 +175,12 @@ func (l *loop) run() {
 	}
 }
 
-// wait waits until there is something to do, and finds out what. Other goroutines come
-// first: they may have waited, and more events gather meanwhile.
+// wait waits until there is something to do, and finds out what. When there was much to
+// do, other goroutines come first: they may have waited, and more events gather meanwhile.
 func (l *loop) wait() {
-	runtime.Gosched()
+	if len(l.serving) >= manyServed {
+		runtime.Gosched()
+	}
 	n, _ := unix.EpollWait(l.epoll, l.events, l.patience()) // interrupted is as good as none
 	l.mu.Lock()
 	defer l.mu.Unlock()
