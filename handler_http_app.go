@@ -220,8 +220,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		in.server.resume(in, pending)
 		return nil
 	}
-	if in == nil && newFirstReader(conn).scarce() {
-		shed(cx, h.logger)
+	if in == nil && shed(cx, newFirstReader(conn), h.logger) {
 		return nil
 	}
 	if err := finishHandshake(conn); err != nil {

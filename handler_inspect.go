@@ -173,10 +173,6 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	}
 	in, err := h.inspect(cx)
 	release()
-	if errors.Is(err, errScarce) {
-		shed(cx, h.logger)
-		return nil
-	}
 	if err != nil {
 		h.logger.Debug("inspection ended", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return nil
@@ -185,14 +181,14 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 }
 
 // inspect inspects cx, of which earlier matchers may have read a part, and chooses its
-// route. An error is errClientGone, or that of a TLS handshake that Caddy has left to
-// whoever reads first.
+// route. An error is errClientGone, errShed, or that of a TLS handshake that Caddy has
+// left to whoever reads first.
 func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 	outer := inspectionOf(cx)
 	data, conn := drain(cx)
 	first := newFirstReader(conn)
-	if outer == nil && first.scarce() {
-		return nil, errScarce
+	if outer == nil && shed(cx, first, h.logger) {
+		return nil, errShed
 	}
 	if err := finishHandshake(conn); err != nil {
 		return nil, err
@@ -343,22 +339,6 @@ func (h *Inspect) logDecision(in *inspection) {
 	}
 	h.logger.Debug("inspected", fields...)
 }
-
-// errScarce is why a connection is not inspected.
-var errScarce = errors.New("descriptors are scarce")
-
-// shed resets a connection that has come while descriptors are scarce. caddy-l4's
-// listeners, and its listener wrapper, end for good when an accept fails for want of one.
-func shed(cx *layer4.Connection, logger *zap.Logger) {
-	scarcity.warn(logger, "descriptors are scarce; resetting new connections", shedConnections.Add(1))
-	reset(cx)
-}
-
-// shedConnections counts them, and scarcity tells of them, for all handlers together.
-var (
-	shedConnections atomic.Uint64
-	scarcity        throttledLog
-)
 
 // throttledLog writes a warning at most every ten seconds.
 type throttledLog struct{ last atomic.Int64 }

@@ -248,8 +248,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	in := inspectionOf(cx)
 	cx.Context = relayedContext(cx.Context, in)
 	pending, client := drain(cx)
-	if in == nil && newFirstReader(client).scarce() {
-		shed(cx, h.logger)
+	if in == nil && shed(cx, newFirstReader(client), h.logger) {
 		return nil
 	}
 	watch := &clientWatch{conn: client, pending: pending}

@@ -4,6 +4,7 @@ package descriptors
 
 import "errors"
 
-func limit() (n uint64, limited bool) { return 0, false }
+// Limit returns how many descriptors the process may have, if there is a limit.
+func Limit() (n uint64, limited bool) { return 0, false }
 
 func count() (open uint64, err error) { return 0, errors.ErrUnsupported }

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limit returns how many descriptors the process may have.
-func limit() (n uint64, limited bool) {
+// Limit returns how many descriptors the process may have, if there is a limit.
+func Limit() (n uint64, limited bool) {
 	var limit unix.Rlimit
 	err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
 	return limit.Cur, err == nil

@@ -44,7 +44,7 @@ func Saw(fd uintptr) { process().saw(uint64(fd)) }
 func Scarce() bool { return process().isScarce() }
 
 // process is the watch over the descriptors of the process.
-var process = sync.OnceValue(func() *watch { return newWatch(limit, count) })
+var process = sync.OnceValue(func() *watch { return newWatch(Limit, count) })
 
 // watch is what is known of descriptors.
 type watch struct {

@@ -125,7 +125,7 @@ func TestCount(t *testing.T) {
 	if err != nil || after != before+3 {
 		t.Errorf("got %d (%v) after %d, want three more", after, err, before)
 	}
-	if n, ok := limit(); !ok || n < after {
+	if n, ok := Limit(); !ok || n < after {
 		t.Errorf("limit: got %d (%v) with %d open", n, ok, after)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 )
 
 const (
@@ -47,11 +49,8 @@ var pipesOpen atomic.Int64
 // maxPipes keeps streams that are slow to be read, each of which may hold a pipe, to a
 // quarter of the descriptors.
 var maxPipes = sync.OnceValue(func() int64 {
-	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
-		return 0
-	}
-	return int64(min(limit.Cur, math.MaxInt32)) / 8
+	limit, _ := descriptors.Limit()
+	return int64(min(limit, math.MaxInt32)) / 8
 })
 
 // take returns an empty pipe. It returns nil where memory has to do, with an error if
