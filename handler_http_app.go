@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -53,8 +54,14 @@ type HTTPApp struct {
 	wrapped  bool                           // inside a listener wrapper
 	targets  func() (*httpListeners, error) // of the configuration this handler is in
 	unrouted unroutedLog
+	looped   atomic.Uint64 // connections that were handed over too often
+	loops    throttledLog
 	logger   *zap.Logger
 }
+
+// maxHandOvers is how often a connection may be handed to an HTTP server. One is usual,
+// two are needed where a site's own listener wrapper leads to another site.
+const maxHandOvers = 8
 
 // CaddyModule returns the Caddy module information.
 func (*HTTPApp) CaddyModule() caddy.ModuleInfo {
@@ -216,14 +223,18 @@ func boundListeners(app *caddyhttp.App) []boundListener {
 func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	in := inspectionOf(cx)
 	pending, conn := drain(cx)
-	if in != nil && in.server != nil && in.server.Conn == conn {
+	switch {
+	case in != nil && in.server != nil:
 		in.server.resume(in, pending)
 		return nil
-	}
-	if in == nil && shed(cx, newFirstReader(conn), h.logger) {
+	case in != nil && in.outcome == OutcomeOther:
+		// The server's parser takes more for a request than inspect does.
+		answer(conn, http.StatusBadRequest, false)
+		return nil
+	case in == nil && shed(cx, newFirstReader(conn), h.logger):
 		return nil
 	}
-	if err := finishHandshake(conn); err != nil {
+	if err := finishHandshake(conn, defaultSilentTimeout); err != nil {
 		h.logger.Debug("TLS handshake", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return nil
 	}
@@ -240,7 +251,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	targets, err := h.targets()
 	if err != nil {
 		h.logger.Error("finding listeners", zap.String("listener", h.Listener), zap.Error(err))
-		unavailable(conn, in, pending)
+		refuse(conn, in, pending, http.StatusServiceUnavailable)
 		return nil
 	}
 	address := targets.choose(isTLS)
@@ -250,12 +261,24 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 			zap.String("missing", targets.bind()),
 			zap.Bool("tls", isTLS),
 			zap.Stringer("remote", cx.RemoteAddr()))
-		unavailable(conn, in, pending)
+		refuse(conn, in, pending, http.StatusServiceUnavailable)
+		return nil
+	}
+	if handOvers(conn) >= maxHandOvers {
+		h.loops.warn(h.logger, "connections are handed over in a circle: the http_app in a listener wrapper leads back to the wrapper's own server", h.looped.Add(1))
+		refuse(conn, in, pending, http.StatusLoopDetected)
 		return nil
 	}
 
 	setTLSState(cx)
+	base := conn
+	if in != nil {
+		base = in.outermost().conn
+	}
 	conn, detached := detach(conn)
+	if detached {
+		base = conn
+	}
 	closed := make(chan struct{})
 	ended := carryOn // which keeps nothing of this call while the connection is idle
 	if !detached {
@@ -266,7 +289,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 			close(closed)
 		}
 	}
-	handed := h.hand(in, conn, pending, ended)
+	handed := h.hand(in, conn, base, pending, h.reuse(in, conn, base), ended)
 	if state := tlsState(cx); state != nil {
 		handed = tlsServedConn{served: handed, state: state}
 	}
@@ -276,7 +299,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 			zap.Duration("wait", h.wait),
 			zap.Stringer("remote", cx.RemoteAddr()),
 			zap.Error(err))
-		unavailable(conn, in, pending)
+		refuse(conn, in, pending, http.StatusServiceUnavailable)
 		_ = conn.Close()
 		return nil
 	}
@@ -289,7 +312,12 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 // fallThrough leaves the connection to the wrapped server. It cannot come back to that,
 // so a request that does not belong there is the last one that the server knows of.
 func (h *HTTPApp) fallThrough(cx *layer4.Connection, in *inspection, conn net.Conn, pending []byte, next layer4.Handler) error {
-	if h.reuse(in) == reusePin {
+	base := conn
+	if in != nil {
+		base = in.outermost().conn
+	}
+	reuse := h.reuse(in, conn, base)
+	if reuse == reusePin {
 		stream := fork(cx, conn, pending)
 		setTLSState(stream)
 		return next.Handle(stream)
@@ -297,13 +325,13 @@ func (h *HTTPApp) fallThrough(cx *layer4.Connection, in *inspection, conn net.Co
 	if in.later {
 		return nil
 	}
+	if !in.inspect.Routes[in.route].inPlace {
+		// The handlers of the route run for each request, and each could only lead here.
+		reuse = reuseClose
+	}
 	stream := fork(cx, conn, nil)
 	setTLSState(stream)
-	stream.Conn = h.hand(in, conn, pending, func(successor *inspection) {
-		if successor != nil {
-			go successor.inspect.carryOn(successor)
-		}
-	})
+	stream.Conn = h.hand(in, conn, base, pending, reuse, carryOn)
 	return next.Handle(stream)
 }
 
@@ -315,10 +343,9 @@ func carryOn(successor *inspection) {
 }
 
 // hand returns the connection that the HTTP server gets. When the server has closed it,
-// closed is called once, with the request that follows on it if that is not the
+// closed is called once, with the request that follows on base if that is not the
 // server's.
-func (h *HTTPApp) hand(in *inspection, conn net.Conn, pending []byte, closed func(*inspection)) served {
-	reuse := h.reuse(in)
+func (h *HTTPApp) hand(in *inspection, conn, base net.Conn, pending []byte, reuse reuse, closed func(*inspection)) served {
 	if reuse == reusePin {
 		return newReplayConn(conn, pending, func() { closed(nil) })
 	}
@@ -328,11 +355,12 @@ func (h *HTTPApp) hand(in *inspection, conn net.Conn, pending []byte, closed fun
 		pending = append(head, pending[headLen:]...)
 		headLen = len(head)
 	}
-	return newReinspectConn(in, conn, pending, headLen, reuse == reuseClose, closed)
+	return newReinspectConn(in, conn, base, pending, headLen, reuse == reuseClose, closed)
 }
 
-// reuse returns how a connection that begins as inspected is used.
-func (h *HTTPApp) reuse(in *inspection) reuse {
+// reuse returns how a connection that begins as inspected is used. It is conn, which a
+// handler may have made of base.
+func (h *HTTPApp) reuse(in *inspection, conn, base net.Conn) reuse {
 	reuse, _ := parseReuse(h.Reuse, reuseReinspect) // checked by Provision
 	switch {
 	case reuse == reusePin:
@@ -341,6 +369,9 @@ func (h *HTTPApp) reuse(in *inspection) reuse {
 		return reusePin
 	case in.outcome != OutcomeHTTP, in.head.Options().LineOnly:
 		return reusePin
+	case reuse == reuseReinspect && !throttles(conn, base):
+		// The next request is read from base, and a wrapper may hold a part of it.
+		return reuseClose
 	}
 	return reuse
 }
@@ -372,25 +403,26 @@ func firstBytes(conn net.Conn, pending []byte) ([]byte, error) {
 }
 
 // finishHandshake completes the handshake of a TLS connection that nobody has read
-// from: the state that the HTTP server sees must be complete.
-func finishHandshake(conn net.Conn) error {
+// from, which may take as long as patience: the state that the HTTP server sees must be
+// complete.
+func finishHandshake(conn net.Conn, patience time.Duration) error {
 	tlsConn, ok := conn.(*tls.Conn)
 	if !ok || tlsConn.ConnectionState().HandshakeComplete {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), defaultSilentTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return tlsConn.HandshakeContext(ctx)
 }
 
-// unavailable tells the client that there is no server for it: an HTTP client, or
-// one of which the first bytes are all that is known, with 503.
-func unavailable(conn net.Conn, in *inspection, pending []byte) {
+// refuse tells the client that its connection goes nowhere: an HTTP client, or one of
+// which the first bytes are all that is known, with that status.
+func refuse(conn net.Conn, in *inspection, pending []byte, status int) {
 	switch {
 	case pending[0] == tlsHandshakeRecord:
 		tlsAlert(conn, tlsInternalError)
 	case in == nil || in.outcome == OutcomeHTTP:
-		answer(conn, http.StatusServiceUnavailable, bytes.HasPrefix(pending, []byte("HEAD ")))
+		answer(conn, status, bytes.HasPrefix(pending, []byte("HEAD ")))
 	}
 }
 

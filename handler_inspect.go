@@ -33,10 +33,11 @@ const maxMaxBytes = 16 << 20
 // Every inspection ends with exactly one outcome: `http`, a complete and valid
 // HTTP/1.0 or 1.1 head; `tls`, a TLS ClientHello; `other`, bytes that can become
 // neither; `http2`, the preface of HTTP/2; `malformed`, meant as HTTP but invalid or
-// ambiguous; `too_large`; `timeout`; `silent`; `eof`. Those after `other` reach a
-// route only if one of its matcher sets names them with the matcher `inspected`. What
-// no route takes is answered (400, 431, 408, GOAWAY) or closed; `http`, `tls` and
-// `other` go to the next handler.
+// ambiguous; `too_large`; `timeout`; `silent`; `eof`. Those after `tls` reach a route
+// only if one of its matcher sets names them with the matcher `inspected`; `other` also
+// if a matcher of the set has itself read the bytes, as `ssh` does. What no route takes
+// is answered (400, 431, 408, GOAWAY) or closed; `http`, `tls` and `other` go to the next
+// handler, but never `other` to an HTTP server.
 type Inspect struct {
 	// What must have arrived before deciding: `headers`, the whole head, or `line`,
 	// the request line. Default: `headers`.
@@ -106,7 +107,7 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 	}
 	for i, route := range h.Routes {
 		if unboundedNot(route.MatcherSetsRaw) {
-			h.logger.Warn("a route matches what is not this request, and so everything that is not HTTP; add 'inspected http' to its matchers",
+			h.logger.Warn("a route matches what is not this request, and so TLS too; add 'inspected http' to its matchers",
 				zap.Int("route", i))
 		}
 		if err := route.provision(ctx); err != nil {
@@ -190,7 +191,7 @@ func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 	if outer == nil && shed(cx, first, h.logger) {
 		return nil, errShed
 	}
-	if err := finishHandshake(conn); err != nil {
+	if err := finishHandshake(conn, h.bounds.silentTimeout); err != nil {
 		return nil, err
 	}
 	in := newInspection(h, cx, conn, data)
@@ -247,7 +248,7 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	case in.isConnect():
 		in.answer(http.StatusNotImplemented)
 		return nil
-	case in.outcome.open():
+	case in.outcome.passes():
 		return next.Handle(in.stream())
 	default:
 		in.refuse()

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,8 +18,8 @@ import (
 // Outcome is how an inspection ends.
 type Outcome uint8
 
-// The outcomes. A route sees those after OutcomeOther only if one of its matcher
-// sets names them.
+// The outcomes. A route sees those after OutcomeTLS only if one of its matcher sets
+// names them; OutcomeOther also if a matcher of the set has itself read the bytes.
 const (
 	OutcomeHTTP      Outcome = iota // a complete, valid HTTP/1.0 or 1.1 head
 	OutcomeTLS                      // begins as a TLS ClientHello record
@@ -51,8 +50,14 @@ func parseOutcome(name string) (Outcome, error) {
 	return 0, fmt.Errorf("unknown outcome %q: use one of %s", name, strings.Join(outcomeNames[:], ", "))
 }
 
-// open reports whether routes see the outcome without naming it.
-func (o Outcome) open() bool { return o <= OutcomeOther }
+// open reports whether routes see the outcome without naming it. Bytes that are
+// neither HTTP nor TLS to this package may well be HTTP to a server: servers take
+// methods of a hundred letters, and versions that are none.
+func (o Outcome) open() bool { return o <= OutcomeTLS }
+
+// passes reports whether a stream with the outcome that no route takes goes to the
+// next handler.
+func (o Outcome) passes() bool { return o <= OutcomeOther }
 
 // final reports whether an inspection that ended so reads no further, whatever a
 // matcher asks for.
@@ -73,7 +78,7 @@ type inspection struct {
 	bounds  bounds
 	conn    net.Conn
 	first   firstReader
-	data    []byte // every byte received; connections that replay it share it
+	data    []byte // every byte received; nobody else writes to it
 	packets int
 	head    httphead.Reader
 	fields  [usualFields]httphead.Field // what head.Fields begins in
@@ -119,20 +124,18 @@ const inspectionVar = "streamprox.inspection"
 
 // inspectionOf returns what inspect found out about the bytes that cx reads next, or
 // nil: the connection was not inspected, or a handler since then has consumed or
-// decoded what inspect saw. It compares the bytes, because buffers are used again, and
-// because what they are depends on nothing else; without bytes, the connection.
+// decoded what inspect saw. One that decodes wraps the connection; one that consumes
+// leaves other bytes behind.
 func inspectionOf(cx *layer4.Connection) *inspection {
 	in, ok := cx.GetVar(inspectionVar).(*inspection)
-	switch next := cx.MatchingBytes(); {
-	case !ok:
-		return nil
-	case len(in.data) == 0 && len(next) == 0 && cx.Conn == in.conn:
-		return in
-	case len(in.data) > 0 && bytes.HasPrefix(next, in.data):
-		return in
-	default:
+	if !ok || cx != in.forked {
 		return nil
 	}
+	next := cx.MatchingBytes()
+	if len(in.data) == 0 && len(next) > 0 || !bytes.HasPrefix(next, in.data) {
+		return nil
+	}
+	return in
 }
 
 // request returns the request, nil if the outcome is not HTTP.
@@ -148,12 +151,18 @@ func (in *inspection) request() *httpRequest {
 
 // stream returns the connection that matchers and handlers get: its bytes are those
 // inspected so far and what follows them, its variables and placeholders its own.
+//
+// It gets a copy of the bytes: caddy-l4 uses the array that it is given again, for what
+// it reads next, and that may be the decoded form of what is in data.
 func (in *inspection) stream() *layer4.Connection {
 	if in.forked == nil {
 		in.lent = true
-		in.forked = fork(in.parent, in.conn, slices.Clip(in.data))
+		in.forked = fork(in.parent, in.conn, bytes.Clone(in.data))
 		in.forked.SetVar(inspectionVar, in)
 		setTLSState(in.forked)
+		if in.outcome == OutcomeOther {
+			in.keepFromServer()
+		}
 	}
 	return in.forked
 }

@@ -6,7 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
+	"hash/maphash"
 	"net/http"
 	"slices"
 	"strings"
@@ -206,9 +206,9 @@ var defaultServer caddyhttp.Server
 // prefetchedHead is the state of http_request on a connection that is not
 // inspected: each byte is read once, in however many packets it came.
 type prefetchedHead struct {
-	conn   net.Conn
-	first  [8]byte // the first bytes, to notice that others have taken their place
-	known  int     // how many of them there are
+	cx     *layer4.Connection
+	known  int    // how many bytes the reader has seen …
+	hash   uint64 // … and a hash of them, to notice that others have taken their place
 	head   httphead.Reader
 	fields [usualFields]httphead.Field // what head.Fields begins in
 	http   httpRequest
@@ -217,19 +217,24 @@ type prefetchedHead struct {
 const prefetchedHeadVar = "streamprox.prefetched_head"
 
 // prefetchedHeadOf returns the state on cx. It begins anew when a handler has
-// wrapped the connection or consumed bytes since.
+// wrapped the connection or consumed bytes since: caddy-l4 reads what follows into the
+// same memory.
 func prefetchedHeadOf(cx *layer4.Connection) *prefetchedHead {
 	data := cx.MatchingBytes()
 	p, ok := cx.GetVar(prefetchedHeadVar).(*prefetchedHead)
-	if !ok || p.conn != cx.Conn || !bytes.HasPrefix(data, p.first[:p.known]) {
-		p = &prefetchedHead{conn: cx.Conn}
+	if !ok || p.cx != cx || len(data) < p.known || maphash.Bytes(prefetchedSeed, data[:p.known]) != p.hash {
+		p = &prefetchedHead{cx: cx}
 		p.head.Fields = p.fields[:0]
 		p.head.Reset(httphead.Options{})
 		cx.SetVar(prefetchedHeadVar, p)
 	}
-	p.known = copy(p.first[:], data)
+	if len(data) > p.known {
+		p.known, p.hash = len(data), maphash.Bytes(prefetchedSeed, data)
+	}
 	return p
 }
+
+var prefetchedSeed = maphash.MakeSeed()
 
 // lineMatchers are the HTTP matchers that see no further than the request line.
 var lineMatchers = []string{"method", "path", "path_regexp", "query", "protocol", "remote_ip", "tls"}

@@ -30,9 +30,11 @@ type reinspectConn struct {
 	single bool              // the server gets one request, and then the end
 	left   func(*inspection) // is told what follows, when the server has been shown the end and has closed
 
-	// By what later requests are inspected: the outermost inspect has the say again.
+	// How later requests are inspected: by the outermost inspect, on the connection as
+	// that had it, without what handlers have made of it for one request.
 	outermost *Inspect
 	parent    *layer4.Connection
+	base      net.Conn
 	first     firstReader
 
 	// What Read has to do, of which there is one call at a time. While it waits for the
@@ -74,16 +76,18 @@ const (
 
 // newReinspectConn returns a connection that delivers the request in, of which data has
 // been received and whose head has headLen bytes, and, unless single, those that follow
-// it on conn. When the server has closed it, closed is called once, with the request
-// that follows on conn if that is not the server's: then conn is still open.
-func newReinspectConn(in *inspection, conn net.Conn, data []byte, headLen int, single bool, closed func(*inspection)) *reinspectConn {
+// it on base, which conn is or wraps. When the server has closed it, closed is called
+// once, with the request that follows on base if that is not the server's: then base is
+// still open.
+func newReinspectConn(in *inspection, conn, base net.Conn, data []byte, headLen int, single bool, closed func(*inspection)) *reinspectConn {
 	c := &reinspectConn{
 		replayConn: newReplayConn(conn, nil, func() { closed(nil) }),
 		single:     single,
 		left:       closed,
 	}
 	first := in.outermost()
-	c.outermost, c.parent, c.first = first.inspect, first.parent, newFirstReader(conn)
+	c.outermost, c.parent = first.inspect, first.parent
+	c.base, c.first = base, newFirstReader(base)
 	c.wake.L = &c.mu
 	c.limit = c.setHeadDeadline
 	c.begin(in, data, headLen)
@@ -305,10 +309,10 @@ func (c *reinspectConn) readFirst() error {
 		c.rest = first
 	}
 	c.next = inspections.Get().(*inspection)
-	c.next.init(c.outermost, c.parent, c.Conn, c.rest, true)
+	c.next.init(c.outermost, c.parent, c.base, c.rest, true)
 	c.next.limit = c.limit
 	c.rest = nil
-	if waits && changesDeadline(c.Conn) {
+	if waits && changesDeadline(c.base) {
 		return c.limit(c.next.deadline)
 	}
 	return nil
@@ -434,7 +438,7 @@ func (c *reinspectConn) Close() error {
 	}
 	if first {
 		c.requestTaken()
-		_ = c.Conn.SetDeadline(time.Time{})
+		_ = c.base.SetDeadline(time.Time{})
 		c.left(c.next)
 	}
 	return nil

@@ -6,10 +6,14 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"reflect"
 	"strings"
 	"sync/atomic"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
+	"github.com/mholt/caddy-l4/modules/l4throttle"
 )
 
 // drain takes the bytes that cx has buffered out of it and returns them together
@@ -74,6 +78,46 @@ func fork(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connecti
 	return forked
 }
 
+// keepFromServer answers the stream with 400 in place of the server around a listener
+// wrapper, if it gets there: its bytes are no request to inspect, and may be one to that
+// server, which no route has chosen.
+func (in *inspection) keepFromServer() {
+	stream := in.forked
+	stream.Context = handingOver{stream.Context, func() {
+		if inspectionOf(stream) == in { // else a handler has read it
+			_, conn := drain(stream)
+			stream.Conn = refusedConn{conn}
+		}
+	}}
+}
+
+// handingOver is the context of a stream that is told when caddy-l4 hands the stream to
+// the wrapped server: then, and only then, it asks for the listener.
+type handingOver struct {
+	context.Context
+	told func()
+}
+
+// Value implements context.Context.
+func (c handingOver) Value(key any) any {
+	if key == wrapperListenerKey {
+		c.told()
+	}
+	return c.Context.Value(key)
+}
+
+// wrapperListenerKey is the key under which caddy-l4 keeps the listener of a wrapper.
+var wrapperListenerKey any = caddy.CtxKey("listener")
+
+// refusedConn is a connection that is not for the server that reads it.
+type refusedConn struct{ net.Conn }
+
+// Read answers the client, and is the end.
+func (c refusedConn) Read([]byte) (int, error) {
+	answer(c.Conn, http.StatusBadRequest, false)
+	return 0, io.EOF
+}
+
 // What caddy-l4's http matcher leaves on a connection.
 const (
 	stockHTTPRequestVar = "http_request"
@@ -127,6 +171,66 @@ type replayConn struct {
 
 func newReplayConn(conn net.Conn, pending []byte, closed func()) *replayConn {
 	return &replayConn{Conn: conn, pending: pending, closed: closed}
+}
+
+// handOvers returns how often the connection beneath has been handed to an HTTP server
+// of this process, this time included.
+func (c *replayConn) handOvers() int { return handOvers(c.Conn) + 1 }
+
+// handOvers returns how often conn has been handed to an HTTP server of this process.
+func handOvers(conn net.Conn) int {
+	for conn != nil {
+		if handed, ok := conn.(interface{ handOvers() int }); ok {
+			return handed.handOvers()
+		}
+		conn = beneath(conn)
+	}
+	return 0
+}
+
+// beneath returns the connection that conn wraps, as far as that can be seen, or nil.
+func beneath(conn net.Conn) net.Conn {
+	switch c := conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return nil
+	case *layer4.Connection:
+		return c.Conn
+	case interface{ NetConn() net.Conn }: // *tls.Conn
+		return c.NetConn()
+	case interface{ Raw() net.Conn }: // *proxyproto.Conn
+		return c.Raw()
+	}
+	// Most wrappers embed what they wrap.
+	v := reflect.Indirect(reflect.ValueOf(conn))
+	if v.Kind() != reflect.Struct {
+		return nil
+	}
+	embedded := v.FieldByName("Conn")
+	if !embedded.IsValid() || !embedded.CanInterface() {
+		return nil
+	}
+	inner, _ := embedded.Interface().(net.Conn)
+	return inner
+}
+
+// throttles reports whether conn is what caddy-l4's throttle makes of base: it delays
+// reading, and holds no bytes.
+func throttles(conn, base net.Conn) bool {
+	for !same(conn, base) {
+		if conn == nil || reflect.TypeOf(conn).PkgPath() != throttlePackage {
+			return false
+		}
+		conn = beneath(conn)
+	}
+	return true
+}
+
+var throttlePackage = reflect.TypeFor[l4throttle.Handler]().PkgPath()
+
+// same reports whether a and b are one connection. Wrappers of a type that cannot be
+// compared are not.
+func same(a, b net.Conn) bool {
+	return a != nil && reflect.TypeOf(a).Comparable() && reflect.ValueOf(a).Comparable() && a == b
 }
 
 // Read implements net.Conn. When net/http's server has read a request it either

@@ -15,7 +15,7 @@ import (
 // against an inspection: the outcome decides which matcher sets are asked at all.
 type Route struct {
 	// Match holds matcher sets, of which one must match: all the matchers of a set
-	// must match. No sets match the outcomes http, tls and other.
+	// must match. No sets match the outcomes http and tls.
 	MatcherSetsRaw []caddy.ModuleMap `json:"match,omitempty" caddy:"namespace=layer4.matchers"`
 
 	// Handle holds the handlers that get the stream, from its first byte.
@@ -163,9 +163,10 @@ func (r *Route) match(in *inspection) (bool, error) {
 }
 
 func (s *matcherSet) match(in *inspection) (bool, error) {
+	named := s.names(in.outcome)
 	switch {
-	case s.inspected != nil && !s.inspected.has(in.outcome),
-		s.inspected == nil && !in.outcome.open(),
+	case s.inspected != nil && !named,
+		!named && !in.outcome.open() && in.outcome != OutcomeOther,
 		in.isConnect() && !s.request:
 		return false, nil
 	}
@@ -186,7 +187,20 @@ func (s *matcherSet) match(in *inspection) (bool, error) {
 			return false, nil
 		}
 	}
-	return true, nil
+	return named || in.outcome.open() || s.reads(in), nil
+}
+
+// reads reports whether one of the matchers, all of which match, has read the bytes to
+// find that out: without bytes it does not match. What it has recognized is no surprise
+// to the destination. That others have not recognized it says nothing.
+func (s *matcherSet) reads(in *inspection) bool {
+	return slices.ContainsFunc(s.matchers, func(m namedMatcher) bool {
+		if m.request != nil || m.name == "not" {
+			return false
+		}
+		matched, err := m.set.Match(fork(in.parent, in.conn, nil))
+		return !matched || err != nil
+	})
 }
 
 // handle runs the handlers of the route, and next after them unless one of them

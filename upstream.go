@@ -56,7 +56,7 @@ func newUpstream(ctx caddy.Context, config *l4proxy.Upstream, allow dialAllow) (
 	if err != nil {
 		return nil, fmt.Errorf("upstream %q: %w", dial, err)
 	}
-	known, _ := peers.LoadOrStore(u.address, new(peer))
+	known, _ := peers.LoadOrStore(u.key(), new(peer))
 	u.peer = known.(*peer)
 	return u, nil
 }
@@ -184,8 +184,12 @@ func (u *upstream) checkOptions() error {
 	return nil
 }
 
+// key is what the upstream is known by across configurations. tcp4 and tcp6 may lead to
+// two servers, of which one is down.
+func (u *upstream) key() string { return u.network + "/" + u.address }
+
 // close lets go of what is kept across configurations.
-func (u *upstream) close() { _, _ = peers.Delete(u.address) }
+func (u *upstream) close() { _, _ = peers.Delete(u.key()) }
 
 // acquire counts a stream to the upstream, unless it has as many as it may.
 func (u *upstream) acquire() bool {
@@ -237,11 +241,15 @@ func (u *upstream) dial(ctx context.Context, repl *caddy.Replacer, header *proxy
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetWriteDeadline(deadline)
 	}
-	if _, err := header.WriteTo(conn); err != nil {
+	_, err = header.WriteTo(conn)
+	if err == nil {
+		err = conn.SetWriteDeadline(time.Time{})
+	}
+	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("sending PROXY protocol header: %w", err)
 	}
-	return conn, conn.SetWriteDeadline(time.Time{})
+	return conn, nil
 }
 
 // handshake begins TLS on conn, which it closes if that fails. The protocol that

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"crypto/tls"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http/httptest"
@@ -14,77 +13,89 @@ import (
 	"time"
 )
 
-// After a handler that consumes or decodes what inspect saw, http_request answers for
-// the bytes that come now, although caddy-l4 reads them into the same buffer.
+// After a handler that consumes or decodes what inspect saw, http_request and an inner
+// inspect answer for the bytes that come now, although caddy-l4 reads them into the same
+// memory: also if there are exactly as many as before.
 func TestWhatWasInspectedIsForgotten(t *testing.T) {
-	const routes = `subroute {
+	admin, other := httpBackend(t, "admin"), httpBackend(t, "default")
+	routes := `
 		@admin http_request path /admin*
 		route @admin {
-			relay %s
+			relay ` + admin + `
 		}
 		route {
-			relay %s
+			relay ` + other + `
 		}
 	}`
-	admin, other := httpBackend(t, "admin"), httpBackend(t, "default")
-	const request = "GET /admin/1 HTTP/1.1\r\nHost: example.com\r\n\r\n"
-
-	t.Run("tls", func(t *testing.T) {
-		secure := freeAddress(t)
-		start(t, `{
-			local_certs
-			skip_install_trust
-			layer4 {
-				`+secure+` {
-					route {
-						inspect {
-							@tls inspected tls
-							route @tls {
-								tls
-								`+fmt.Sprintf(routes, admin, other)+`
+	for _, inner := range []string{"subroute {", "inspect {"} {
+		t.Run(inner, func(t *testing.T) {
+			t.Run("tls", func(t *testing.T) {
+				secure := freeAddress(t)
+				start(t, `{
+					local_certs
+					skip_install_trust
+					layer4 {
+						`+secure+` {
+							route {
+								inspect {
+									@tls inspected tls
+									route @tls {
+										tls
+										`+inner+routes+`
+									}
+								}
 							}
 						}
 					}
 				}
-			}
-		}
-		https://example.com:`+freePort(t)+` {
-			bind streamprox/certificates
-			respond certificates
-		}`)
-		for _, long := range []int{0, 10} {
-			config := tlsClient("http/1.1")
-			for i := range long { // a ClientHello that does not fit in the first buffer
-				config.NextProtos = append(config.NextProtos, strings.Repeat(string(rune('a'+i)), 250))
-			}
-			var conn *tls.Conn
-			eventually(t, "certificate", func() bool {
-				conn = tls.Client(dial(t, secure), config)
-				return conn.Handshake() == nil
-			})
-			if _, got := roundTrip(t, conn, request, 1<<20); got != "admin GET /admin/1 " {
-				t.Errorf("%d long protocol names: got %q, want the admin backend", long, got)
-			}
-		}
-	})
-
-	t.Run("proxy_protocol", func(t *testing.T) {
-		address := freeAddress(t)
-		start(t, layer4Caddyfile(address, `
-			@proxied inspected other
-			route @proxied {
-				proxy_protocol {
-					allow 127.0.0.0/8
+				https://example.com:`+freePort(t)+` {
+					bind streamprox/certificates
+					respond certificates
+				}`)
+				for _, long := range []int{0, 10} {
+					config := tlsClient("http/1.1")
+					for i := range long { // a ClientHello that does not fit in the first buffer
+						config.NextProtos = append(config.NextProtos, strings.Repeat(string(rune('a'+i)), 250))
+					}
+					for _, more := range []int{-1, 0, 1} {
+						var conn *tls.Conn
+						var recorded *recordedConn
+						eventually(t, "certificate", func() bool {
+							recorded = &recordedConn{Conn: dial(t, secure)}
+							conn = tls.Client(recorded, config)
+							return conn.Handshake() == nil
+						})
+						request := padded(t, "GET /admin/1 HTTP/1.1", len(recorded.first)+more)
+						if _, got := roundTrip(t, conn, request, 1<<20); got != "admin GET /admin/1 " {
+							t.Errorf("%d long protocol names, a request of %d bytes more than the ClientHello: got %q, want the admin backend", long, more, got)
+						}
+					}
 				}
-				`+fmt.Sprintf(routes, admin, other)+`
-			}
-		`))
-		conn := dial(t, address)
-		send(t, conn, "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", 1<<20)
-		if _, got := roundTrip(t, conn, request, 1<<20); got != "admin GET /admin/1 " {
-			t.Errorf("got %q, want the admin backend", got)
-		}
-	})
+			})
+
+			t.Run("proxy_protocol", func(t *testing.T) {
+				address := freeAddress(t)
+				start(t, layer4Caddyfile(address, `
+					@proxied inspected other
+					route @proxied {
+						proxy_protocol {
+							allow 127.0.0.0/8
+						}
+						`+inner+routes+`
+					}
+				`))
+				const header = "PROXY TCP6 2001:db8:1111:2222:3333:4444:5555:6666 2001:db8:1111:2222:3333:4444:5555:7777 10000 20000\r\n"
+				for _, more := range []int{-1, 0, 1} {
+					conn := dial(t, address)
+					send(t, conn, header, 1<<20)
+					request := padded(t, "GET /admin/1 HTTP/1.1", len(header)+more)
+					if _, got := roundTrip(t, conn, request, 1<<20); got != "admin GET /admin/1 " {
+						t.Errorf("a request of %d bytes more than the header: got %q, want the admin backend", more, got)
+					}
+				}
+			})
+		})
+	}
 }
 
 // In a subroute whose matchers have read on, what inspect found out still holds.
