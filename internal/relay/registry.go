@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// Registry knows the streams in flight, so that shutdown can drain them, and so that
-// those of a group can be killed. The zero value is ready. Several engines may share
+// Registry knows the streams in flight, and the work that is held for, so that shutdown
+// can drain them, and so that those of a group can be killed. The zero value is ready. Several engines may share
 // one.
 type Registry struct {
 	mu      sync.Mutex
@@ -25,7 +25,7 @@ type member interface {
 }
 
 // Len returns the number of streams in flight. A stream counts from Start until
-// its Done has returned.
+// its Done has returned, work that is held for until it is released.
 func (r *Registry) Len() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -34,7 +34,8 @@ func (r *Registry) Len() int {
 
 // Drain waits until no stream is left or ctx is done; then it resets those left,
 // with the cause Shutdown, and waits for them and their Done. It returns how many
-// it reset. Streams may be started meanwhile and are treated alike.
+// it reset. Streams may be started meanwhile and are treated alike, and so is the work
+// that is held for.
 func (r *Registry) Drain(ctx context.Context) (reset int) {
 	patience, force := ctx.Done(), false
 	for {
@@ -71,8 +72,8 @@ func (r *Registry) Drain(ctx context.Context) (reset int) {
 	}
 }
 
-// Kill resets the streams in flight, with the cause Killed, and returns how many. It
-// does not wait for their Done.
+// Kill resets the streams in flight, with the cause Killed, stops the work that is held
+// for, and returns how many. It does not wait for their Done.
 func (r *Registry) Kill() (killed int) {
 	// Twice, because an exchange that is becoming a tunnel cannot be ended, and the
 	// tunnel takes its place.
@@ -87,6 +88,46 @@ func (r *Registry) Kill() (killed int) {
 		}
 	}
 	return killed
+}
+
+// Hold registers work that is not a stream yet, such as a dial or an answer, so that
+// Drain waits for it and, when its patience is over, calls stop. release ends it and may
+// be called more than once. To leave no gap, work that becomes a stream is released after
+// Start.
+//
+// stop is called at most once, and not after release has returned. It must see to it that
+// release is called soon, for Drain goes on waiting for that; but it must neither call
+// release itself nor wait for it. Kill calls stop too. A nil Registry holds nothing.
+func (r *Registry) Hold(stop func()) (release func()) {
+	if r == nil {
+		return func() {}
+	}
+	h := &hold{stop: stop}
+	r.add(h)
+	return func() {
+		h.mu.Lock()
+		h.stop = nil
+		h.mu.Unlock()
+		r.remove(h)
+	}
+}
+
+// hold is the record of work that is no stream.
+type hold struct {
+	mu   sync.Mutex
+	stop func() // nil: it was called, or must not be any more
+}
+
+// end implements member. Release waits for a stop that is being called.
+func (h *hold) end(Cause, error) (first bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stop == nil {
+		return false
+	}
+	h.stop()
+	h.stop = nil
+	return true
 }
 
 // add registers a stream. A nil Registry registers nothing.
