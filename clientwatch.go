@@ -30,9 +30,9 @@ type clientWatch struct {
 }
 
 // start begins to watch after a delay. The context is cancelled when the client goes
-// away; after stop, pending is complete and the connection as it was.
-func (w *clientWatch) start() (ctx context.Context, stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
+// away, or with parent; after stop, pending is complete and the connection as it was.
+func (w *clientWatch) start(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(parent)
 	ended := make(chan struct{})
 	timer := time.AfterFunc(watchDelay, func() {
 		defer close(ended)

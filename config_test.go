@@ -1115,7 +1115,7 @@ func TestFailedConfigurationsKeepNoPeers(t *testing.T) {
 			if (err == nil) != (test.name == "loads") {
 				t.Errorf("loading: got error %v", err)
 			}
-			if n, known := peers.References(address); known {
+			if n, known := peers.References("tcp/" + address); known {
 				t.Errorf("got %d references to the peer, want none", n)
 			}
 		})

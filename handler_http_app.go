@@ -59,10 +59,6 @@ type HTTPApp struct {
 	logger   *zap.Logger
 }
 
-// maxHandOvers is how often a connection may be handed to an HTTP server. One is usual,
-// two are needed where a site's own listener wrapper leads to another site.
-const maxHandOvers = 8
-
 // CaddyModule returns the Caddy module information.
 func (*HTTPApp) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
@@ -338,6 +334,7 @@ func (h *HTTPApp) fallThrough(cx *layer4.Connection, in *inspection, conn net.Co
 // carryOn lets the request that follows on a detached connection go where it belongs.
 func carryOn(successor *inspection) {
 	if successor != nil {
+		successor.hold()
 		go successor.inspect.carryOn(successor)
 	}
 }

@@ -75,6 +75,7 @@ type Inspect struct {
 	pending pendingLimits
 	refused throttledLog
 	gone    atomic.Bool // the configuration has been replaced
+	ctx     caddy.Context
 	logger  *zap.Logger
 }
 
@@ -88,6 +89,7 @@ func (*Inspect) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up the handler and its routes.
 func (h *Inspect) Provision(ctx caddy.Context) error {
+	h.ctx = ctx
 	h.logger = ctx.Logger()
 	if err := h.provisionLimits(); err != nil {
 		return err
@@ -260,6 +262,7 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 // it, where they belong, and closes the connection. It is a goroutine of its own, for
 // where that of caddy-l4 has ended.
 func (h *Inspect) carryOn(in *inspection) {
+	defer in.settle()
 	defer in.conn.Close()
 	_ = h.run(in, endOfChain)
 }
@@ -308,6 +311,10 @@ func (in *inspection) refuse() {
 }
 
 func (in *inspection) answer(status int) {
+	if in.release == nil {
+		in.hold()
+		defer in.settle()
+	}
 	answer(in.conn, status, in.method() == http.MethodHead)
 }
 
@@ -344,17 +351,19 @@ func (h *Inspect) logDecision(in *inspection) {
 // throttledLog writes a warning at most every ten seconds.
 type throttledLog struct{ last atomic.Int64 }
 
-func (t *throttledLog) warn(logger *zap.Logger, message string, count uint64) {
+func (t *throttledLog) warn(logger *zap.Logger, message string, count uint64, fields ...zap.Field) {
 	now, last := time.Now().UnixNano(), t.last.Load()
 	if now-last < int64(10*time.Second) || !t.last.CompareAndSwap(last, now) {
 		return
 	}
-	logger.Warn(message, zap.Uint64("total", count))
+	logger.Warn(message, append(fields, zap.Uint64("total", count))...)
 }
 
-// Cleanup ends the routing of further requests on connections that are kept.
+// Cleanup ends the routing of further requests on connections that are kept. When the
+// process exits it waits for those under way.
 func (h *Inspect) Cleanup() error {
 	h.gone.Store(true)
+	drainAtExit(h.ctx, h.logger)
 	return nil
 }
 

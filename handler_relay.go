@@ -10,11 +10,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 	"github.com/pires/go-proxyproto"
@@ -31,7 +31,6 @@ const (
 	defaultIdleTimeout      = time.Hour
 	defaultHalfCloseTimeout = 5 * time.Minute
 	defaultTryInterval      = 250 * time.Millisecond
-	defaultGracePeriod      = 10 * time.Second
 )
 
 // Relay sends a stream to a remote server, from its first byte. Its JSON is that of
@@ -107,15 +106,13 @@ type Relay struct {
 	responseTimeout  time.Duration
 	forward          httphead.Forward
 	unrouted         unroutedLog
+	circled          atomic.Uint64 // streams that came back in
+	circles          throttledLog
 	proxyVersion     byte // 0: no PROXY protocol header
 	engine           relay.Engine
 	ctx              caddy.Context
 	logger           *zap.Logger
 }
-
-// streams holds all the streams of the process: they outlive the configuration that
-// began them.
-var streams relay.Registry
 
 // CaddyModule returns the Caddy module information.
 func (*Relay) CaddyModule() caddy.ModuleInfo {
@@ -251,6 +248,16 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	if in == nil && shed(cx, newFirstReader(client), h.logger) {
 		return nil
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	// Until a stream is registered, shutdown waits for this.
+	release := streams.Hold(func() {
+		cancel()
+		reset(client)
+		_ = client.Close()
+	})
+	defer release()
+	in.settle()
 	watch := &clientWatch{conn: client, pending: pending}
 
 	var request *httphead.Forwarded
@@ -264,11 +271,25 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		request = &forwarded
 	}
 
-	conn, to, err := h.connect(cx, watch)
+	conn, to, err := h.connect(ctx, cx, watch)
 	if err != nil {
 		h.logFailure(cx, err)
 		if method := in.method(); method != "" && !errors.Is(err, errLeftDial) {
 			answer(client, failureStatus(err), method == http.MethodHead)
+		}
+		return nil
+	}
+
+	turns, leave := circle(client, conn)
+	if turns > 0 {
+		h.circles.warn(h.logger, "relay leads back to the port that its client has come in by", h.circled.Add(1), zap.String("upstream", to.address))
+	}
+	if turns > maxHandOvers {
+		leave()
+		_ = conn.Close()
+		to.release()
+		if method := in.method(); method != "" {
+			answer(client, http.StatusLoopDetected, method == http.MethodHead)
 		}
 		return nil
 	}
@@ -286,13 +307,14 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	var ended sync.WaitGroup
 	ended.Add(1)
 	done := func(account relay.Account) {
+		leave()
 		to.release()
 		h.logEnd(remote, name, account)
 		ended.Done()
 	}
 	var detached bool
 	if request != nil {
-		detached = h.exchange(in, *request, relayable(client), conn, watch.pending, group, done)
+		detached = h.exchange(in, *request, relayable(client), conn, watch.pending, group, release, done)
 	} else {
 		detached = h.engine.Start(&relay.Stream{
 			Client:           relayable(client),
@@ -303,6 +325,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 			Group:            group,
 			Done:             done,
 		})
+		release()
 	}
 	if !detached {
 		// caddy-l4 closes the client's socket when Handle returns.
@@ -339,7 +362,7 @@ func (h *Relay) forwarded(in *inspection) (httphead.Forwarded, error) {
 var errConnectContent = errors.New("CONNECT with content")
 
 // exchange carries out one request, of which pending has been received.
-func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, upstream net.Conn, pending []byte, group *relay.Registry, done func(relay.Account)) (detached bool) {
+func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, upstream net.Conn, pending []byte, group *relay.Registry, registered func(), done func(relay.Account)) (detached bool) {
 	head := in.method() == http.MethodHead
 	x := relay.Exchange{
 		Client:                client,
@@ -355,6 +378,7 @@ func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, ups
 		Streams:               &streams,
 		Group:                 group,
 		Tunnels:               h.engine,
+		Registered:            registered,
 		Done:                  done,
 	}
 	x.Body.Reset(in.head.ContentLength, in.head.Chunked)
@@ -362,7 +386,7 @@ func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, ups
 }
 
 // connect dials upstreams until one answers. The upstream it returns is acquired.
-func (h *Relay) connect(cx *layer4.Connection, watch *clientWatch) (net.Conn, *upstream, error) {
+func (h *Relay) connect(ctx context.Context, cx *layer4.Connection, watch *clientWatch) (net.Conn, *upstream, error) {
 	var header *proxyproto.Header
 	if h.proxyVersion != 0 {
 		header = proxyproto.HeaderProxyFromAddrs(h.proxyVersion, cx.RemoteAddr(), cx.LocalAddr())
@@ -372,7 +396,7 @@ func (h *Relay) connect(cx *layer4.Connection, watch *clientWatch) (net.Conn, *u
 		alpn = state.NegotiatedProtocol
 	}
 
-	ctx, stop := watch.start()
+	ctx, stop := watch.start(ctx)
 	defer stop()
 
 	giveUp := time.Now().Add(h.tryDuration)
@@ -471,36 +495,14 @@ func (h *Relay) logEnd(remote net.Addr, upstream string, account relay.Account) 
 }
 
 // Cleanup ends the health checks and lets go of the upstreams. When the process exits
-// it first waits for the streams to end, for as long as the HTTP app waits for its
-// requests.
+// it first waits for the streams to end.
 func (h *Relay) Cleanup() error {
 	h.stopChecks()
 	for _, u := range h.upstreams {
 		u.close()
 	}
-	if !caddy.Exiting() || streams.Len() == 0 {
-		return nil
-	}
-	grace := h.gracePeriod()
-	h.logger.Info("waiting for streams to end", zap.Int("streams", streams.Len()), zap.Duration("grace_period", grace))
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
-	if reset := streams.Drain(ctx); reset > 0 {
-		h.logger.Warn("streams were reset at shutdown", zap.Int("streams", reset))
-	}
+	drainAtExit(h.ctx, h.logger)
 	return nil
-}
-
-// gracePeriod is the HTTP app's, if it has one.
-func (h *Relay) gracePeriod() time.Duration {
-	module, err := h.ctx.AppIfConfigured("http")
-	if err != nil {
-		return defaultGracePeriod
-	}
-	if app, ok := module.(*caddyhttp.App); ok && app.GracePeriod > 0 {
-		return time.Duration(app.GracePeriod)
-	}
-	return defaultGracePeriod
 }
 
 // Interface guards

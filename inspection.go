@@ -107,6 +107,8 @@ type inspection struct {
 	origin    *inspection
 	successor *inspection
 
+	release func() // what hold began; nil: nothing
+
 	outer *inspection // that of the same request by an inspect around this one, or nil
 
 	parent *layer4.Connection // the connection that is inspected

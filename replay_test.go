@@ -1,10 +1,21 @@
 package streamprox
 
 import (
+	"context"
+	"crypto/tls"
 	"io"
 	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/mholt/caddy-l4/layer4"
+	"github.com/mholt/caddy-l4/modules/l4throttle"
+	"go.uber.org/zap"
 )
 
 // slowClose is a connection whose Close takes until it is told to go on.
@@ -57,4 +68,127 @@ func TestReplayConnEndsWithItsLastCall(t *testing.T) {
 	if err := c.Close(); err != net.ErrClosed {
 		t.Errorf("closed again: got %v, want %v", err, net.ErrClosed)
 	}
+}
+
+// wrapping is a connection as a plugin may wrap it.
+type wrapping struct {
+	net.Conn
+	_ []func() // no two can be compared
+}
+
+// TestHandOversEnd: a connection that is handed over in a circle, through wrappers of all
+// kinds, is answered with 508, and everything ends.
+func TestHandOversEnd(t *testing.T) {
+	const name = "circle"
+	virtual := listenVirtually(t, name)
+	app := &HTTPApp{wait: time.Second, logger: zap.NewNop(), targets: func() (*httpListeners, error) {
+		return &httpListeners{name: name, plain: name + ":80"}, nil
+	}}
+	var running sync.WaitGroup
+	var handed atomic.Int64
+	running.Go(func() {
+		for {
+			conn, err := virtual.Accept()
+			if err != nil {
+				return
+			}
+			if handed.Add(1)%2 == 0 {
+				conn = wrapping{Conn: conn}
+			}
+			running.Go(func() {
+				defer conn.Close()
+				_ = app.Handle(layer4.WrapConnection(conn, nil, zap.NewNop()), endOfChain)
+			})
+		}
+	})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	for _, request := range []string{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"} {
+		handed.Store(0)
+		client, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		server, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		running.Go(func() {
+			defer server.Close()
+			_ = app.Handle(layer4.WrapConnection(server, []byte(request), zap.NewNop()), endOfChain)
+		})
+		_ = client.SetDeadline(time.Now().Add(30 * time.Second))
+		got, err := io.ReadAll(client)
+		if !strings.HasPrefix(string(got), "HTTP/1.1 508 ") || err != nil {
+			t.Errorf("got %q (%v), want 508", got, err)
+		}
+		if n := handed.Load(); n != maxHandOvers {
+			t.Errorf("handed over %d times, want %d", n, maxHandOvers)
+		}
+		client.Close()
+	}
+	virtual.Close()
+	running.Wait()
+}
+
+// TestThrottles: of all wrappers only caddy-l4's throttle is known to hold no bytes.
+func TestThrottles(t *testing.T) {
+	base, other := net.Pipe()
+	defer base.Close()
+	defer other.Close()
+	throttled := func(conn net.Conn) (wrapped net.Conn) {
+		cx := layer4.WrapConnection(conn, nil, zap.NewNop())
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+		defer cancel()
+		handler := new(l4throttle.Handler)
+		if err := handler.Provision(ctx); err != nil {
+			t.Fatal(err)
+		}
+		_ = handler.Handle(cx, layer4.HandlerFunc(func(cx *layer4.Connection) error {
+			wrapped = cx.Conn
+			return nil
+		}))
+		return wrapped
+	}
+	for _, test := range []struct {
+		name string
+		conn net.Conn
+		want bool
+	}{
+		{"the same", base, true},
+		{"another", other, false},
+		{"none", nil, false},
+		{"throttled", throttled(base), true},
+		{"throttled twice", throttled(throttled(base)), true},
+		{"another, throttled", throttled(other), false},
+		{"wrapped", wrapping{Conn: base}, false},
+		{"wrapped and throttled", throttled(wrapping{Conn: base}), false},
+	} {
+		if got := throttles(test.conn, base); got != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// TestHandshakeIsBoundedBySilence: a client that does not finish its TLS handshake waits
+// no longer than one that says nothing.
+func TestHandshakeIsBoundedBySilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		defer client.Close()
+		go func() { _, _ = io.Copy(io.Discard, client) }()
+		h := &Inspect{logger: zap.NewNop(), bounds: bounds{bytes: 1 << 10, timeout: time.Minute, silentTimeout: 3 * time.Second}}
+		began := time.Now()
+		in, err := h.inspect(layer4.WrapConnection(tls.Server(server, new(tls.Config)), nil, zap.NewNop()))
+		if in != nil || err == nil {
+			t.Errorf("got an inspection of an unfinished handshake (%v)", err)
+		}
+		if took := time.Since(began); took != h.bounds.silentTimeout {
+			t.Errorf("it ended after %s, want %s", took, h.bounds.silentTimeout)
+		}
+		server.Close()
+	})
 }

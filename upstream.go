@@ -235,21 +235,24 @@ func (u *upstream) dial(ctx context.Context, repl *caddy.Replacer, header *proxy
 			return nil, err
 		}
 	}
-	if header == nil {
-		return conn, nil
+	if header != nil {
+		if err := announce(ctx, conn, header); err != nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("sending PROXY protocol header: %w", err)
+		}
 	}
+	return conn, nil
+}
+
+// announce sends the PROXY protocol header.
+func announce(ctx context.Context, conn net.Conn, header *proxyproto.Header) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetWriteDeadline(deadline)
 	}
-	_, err = header.WriteTo(conn)
-	if err == nil {
-		err = conn.SetWriteDeadline(time.Time{})
+	if _, err := header.WriteTo(conn); err != nil {
+		return err
 	}
-	if err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("sending PROXY protocol header: %w", err)
-	}
-	return conn, nil
+	return conn.SetWriteDeadline(time.Time{})
 }
 
 // handshake begins TLS on conn, which it closes if that fails. The protocol that

@@ -3,17 +3,22 @@ package streamprox
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
+	"github.com/pires/go-proxyproto"
 	"go.uber.org/zap"
 )
 
@@ -391,7 +396,73 @@ func TestPeersOutliveConfigurations(t *testing.T) {
 	}
 	replacing.release()
 	replacing.close()
-	if _, known := peers.References("127.0.0.1:9"); known {
+	if _, known := peers.References("tcp/127.0.0.1:9"); known {
 		t.Error("the peer is still known after the last configuration that names it")
 	}
 }
+
+// TestPeersOfOtherNetworks: what is known of an address over IPv4 says nothing of the
+// same name over IPv6.
+func TestPeersOfOtherNetworks(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	seen := make(map[*peer]string)
+	for _, address := range []string{"tcp4/localhost:9", "tcp6/localhost:9", "tcp/localhost:9", "unix//run/localhost:9"} {
+		u, err := newUpstream(ctx, &l4proxy.Upstream{Dial: []string{address}}, dialAllow{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer u.close()
+		if other, known := seen[u.peer]; known {
+			t.Errorf("%s and %s share what is known of them", address, other)
+		}
+		seen[u.peer] = address
+	}
+}
+
+// TestDialLeaksNoConnection: a connection that breaks while it is made ready is closed.
+func TestDialLeaksNoConnection(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	u, err := newUpstream(ctx, &l4proxy.Upstream{Dial: []string{ln.Addr().String()}}, dialAllow{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.close()
+	for name, header := range map[string]*proxyproto.Header{
+		"a header that cannot be sent": {Version: 7},
+		"no header":                    nil,
+	} {
+		conn, err := u.dial(t.Context(), caddy.NewReplacer(), header, "")
+		if (conn == nil) != (err != nil) {
+			t.Errorf("%s: got a connection %v and the error %v, want one of them", name, conn != nil, err)
+		}
+		if conn != nil {
+			conn.Close()
+		}
+		client, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = client.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if n, err := client.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("%s: the connection is still open: %v", name, err)
+		}
+		client.Close()
+	}
+	err = announce(t.Context(), stubbornConn{}, proxyproto.HeaderProxyFromAddrs(1, ln.Addr(), ln.Addr()))
+	if !errors.Is(err, os.ErrInvalid) {
+		t.Errorf("a deadline that cannot be cleared: got %v, want the error, so that the connection is closed", err)
+	}
+}
+
+// stubbornConn takes all bytes and no deadline.
+type stubbornConn struct{ net.Conn }
+
+func (stubbornConn) Write(p []byte) (int, error)      { return len(p), nil }
+func (stubbornConn) SetWriteDeadline(time.Time) error { return os.ErrInvalid }

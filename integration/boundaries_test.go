@@ -300,3 +300,27 @@ func TestClientClosesDuringTries(t *testing.T) {
 	conn.Close()
 	s.logs.expect(t, map[string]any{"msg": "no upstream reached"})
 }
+
+// A relay to the port that its client came in by ends soon, and the log says what it is.
+func TestRelayToItself(t *testing.T) {
+	address := freeAddress(t)
+	for name, caddyfile := range map[string]string{
+		"inspected":      relayCaddyfile(address, "relay "+address),
+		"raw":            "{\n layer4 {\n " + address + " {\n route {\n relay " + address + "\n}\n}\n}\n}",
+		"PROXY protocol": "{\n layer4 {\n " + address + " {\n @p proxy_protocol\n route @p {\n proxy_protocol\n }\n route {\n inspect {\n route {\n relay " + address + " {\n proxy_protocol v2\n }\n}\n}\n}\n}\n}\n}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, caddyfile)
+			conn := dial(t, address)
+			send(t, conn, getRoot, 1<<20)
+			if name == "raw" {
+				if got, err := io.ReadAll(conn); len(got) > 0 || err != nil && !isReset(err) {
+					t.Errorf("got %q (%v), want the end", got, err)
+				}
+			} else if resp, _ := roundTrip(t, conn, "", 1); resp.StatusCode != 508 {
+				t.Errorf("got %s, want 508", resp.Status)
+			}
+			s.logs.expect(t, map[string]any{"msg": "relay leads back to the port that its client has come in by", "upstream": address})
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,6 +96,80 @@ func TestShutdownDrainsStreams(t *testing.T) {
 			}
 			if got := strings.Contains(output.String(), `"msg":"streams were reset at shutdown","streams":1`); got == test.ends {
 				t.Errorf("logged that a stream was reset: %v\n%s", got, output.String())
+			}
+		})
+	}
+}
+
+// A process that is told to stop finishes requests that no stream carries yet, because
+// their upstream is being dialled: the first one of a connection, and one that the HTTP
+// server has given back.
+func TestShutdownWaitsForRequests(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs SIGTERM, which Windows does not have")
+	}
+	caddy := buildCaddy(t)
+	for _, before := range []string{"", "GET /site HTTP/1.1\r\nHost: a\r\n\r\n"} {
+		t.Run(map[bool]string{true: "first request", false: "later request"}[before == ""], func(t *testing.T) {
+			address, upstream := freeAddress(t), freeAddress(t)
+			config := filepath.Join(t.TempDir(), "Caddyfile")
+			caddyfile := "{\n debug\n admin off\n grace_period 1m\n" + strings.TrimPrefix(layer4Caddyfile(address, `
+				@b http_request path /b*
+				route @b {
+					relay `+upstream+` {
+						lb_try_duration 1m
+						lb_try_interval 20ms
+					}
+				}
+				route {
+					http_app web
+				}
+			`), "{") + "\nhttp://:80 {\n bind streamprox/web\n respond site\n}\n"
+			if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(caddy, "run", "--config", config, "--adapter", "caddyfile")
+			cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_DATA_HOME="+t.TempDir(), "XDG_CONFIG_HOME="+t.TempDir())
+			var output logBuffer
+			cmd.Stdout, cmd.Stderr = &output, &output
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			exited := make(chan error, 1)
+			go func() { exited <- cmd.Wait() }()
+			t.Cleanup(func() { _ = cmd.Process.Kill() })
+
+			conn := dial(t, address)
+			c := &client{TCPConn: conn, r: bufio.NewReader(conn), size: 1 << 20}
+			if before != "" {
+				sends(before)(t, c)
+				gets(200, "site")(t, c)
+			}
+			sends("GET /b HTTP/1.1\r\nHost: a\r\n\r\n")(t, c)
+			eventually(t, "dial", func() bool { return strings.Contains(output.String(), "dial failed") })
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "shutdown", func() bool {
+				return strings.Contains(output.String(), "waiting for streams to end") || strings.Contains(output.String(), "shutdown complete")
+			})
+			ln, err := net.Listen("tcp", upstream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			serveBackend(t, ln, func(conn net.Conn) {
+				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nb")
+				}
+			})
+			last(200, "b")(t, c)
+			select {
+			case err := <-exited:
+				if err != nil {
+					t.Errorf("caddy exited with %v\n%s", err, output.String())
+				}
+			case <-time.After(patience):
+				t.Errorf("caddy does not exit\n%s", output.String())
 			}
 		})
 	}

@@ -45,6 +45,9 @@ type Exchange struct {
 	Group   *Registry // as that of a Stream
 	Tunnels Engine
 
+	// Registered is called when the exchange is registered. May be nil.
+	Registered func()
+
 	// Done is as that of a Stream.
 	Done func(Account)
 }
@@ -105,6 +108,9 @@ func (x *Exchange) Run() (detached bool) {
 	_ = upstream.SetDeadline(time.Time{})
 	e.registry.add(e)
 	e.Group.add(e)
+	if x.Registered != nil {
+		x.Registered()
+	}
 	e.checkClocks()
 	go e.send()
 	e.receive()

@@ -1,0 +1,64 @@
+package streamprox
+
+import (
+	"context"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/relay"
+)
+
+// streams holds all the streams of the process: they outlive the configuration that
+// began them. A request counts from when no HTTP server does so any more, also while its
+// upstream is dialled or it is answered here.
+var streams relay.Registry
+
+// defaultGracePeriod is how long streams may go on when the process exits, if the HTTP
+// app does not say.
+const defaultGracePeriod = 10 * time.Second
+
+// drainAtExit waits for the streams to end when the process exits, for as long as the
+// HTTP app waits for its requests, and resets those left.
+func drainAtExit(ctx caddy.Context, logger *zap.Logger) {
+	if !caddy.Exiting() || streams.Len() == 0 {
+		return
+	}
+	grace := gracePeriod(ctx)
+	logger.Info("waiting for streams to end", zap.Int("streams", streams.Len()), zap.Duration("grace_period", grace))
+	patience, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	if reset := streams.Drain(patience); reset > 0 {
+		logger.Warn("streams were reset at shutdown", zap.Int("streams", reset))
+	}
+}
+
+// gracePeriod is the HTTP app's, if it has one.
+func gracePeriod(ctx caddy.Context) time.Duration {
+	module, err := ctx.AppIfConfigured("http")
+	if err != nil {
+		return defaultGracePeriod
+	}
+	if app, ok := module.(*caddyhttp.App); ok && app.GracePeriod > 0 {
+		return time.Duration(app.GracePeriod)
+	}
+	return defaultGracePeriod
+}
+
+// hold lets shutdown wait for the request until settle.
+func (in *inspection) hold() {
+	in.release = streams.Hold(func() {
+		reset(in.conn)
+		_ = in.conn.Close()
+	})
+}
+
+// settle ends what hold began, if it did: somebody else counts the request, or it is
+// over.
+func (in *inspection) settle() {
+	if in != nil && in.release != nil {
+		in.release()
+	}
+}
