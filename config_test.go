@@ -23,8 +23,9 @@ func init() {
 
 // configLog keeps the log lines of one configuration.
 type configLog struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu   sync.Mutex
+	b    bytes.Buffer
+	last string // all lines that were taken last
 }
 
 func (l *configLog) Write(p []byte) (int, error) {
@@ -50,6 +51,7 @@ func (l *configLog) take(t *testing.T) []string {
 			warnings = append(warnings, strings.TrimSpace(line))
 		}
 	}
+	l.last = l.b.String()
 	l.b.Reset()
 	return warnings
 }
@@ -952,7 +954,7 @@ func TestSitesOnTheVirtualNetwork(t *testing.T) {
 		{name: "with the only name", config: fmt.Sprintf(layer4, "80", "") + "example.com {\n bind streamprox/web\n respond hello\n}\n"},
 		{name: "with another HTTP port", config: fmt.Sprintf(layer4, "8080", "web") + "example.com {\n bind streamprox/web\n respond hello\n}\n"},
 		{name: "several sites of a name", config: fmt.Sprintf(layer4, "80", "web") + "example.com {\n bind streamprox/web\n respond hello\n}\nexample.net {\n bind streamprox/web\n respond hello\n}\nhttp:// {\n bind streamprox/web\n respond hello\n}\n"},
-		{name: "site not bound", config: fmt.Sprintf(layer4, "80", "web") + "example.com {\n respond hello\n}\n", warns: true},
+		{name: "site not bound", config: fmt.Sprintf(layer4, "80", "web") + "example.com {\n respond hello\n}\n", want: "layer4 server srv0 and HTTP server srv0 both listen on :443: the system would split clients between them at random; add the missing 'bind streamprox/<name>' to its sites"},
 		{name: "site bound to another name", config: fmt.Sprintf(layer4, "80", "web") + "example.com {\n bind streamprox/other\n respond hello\n}\n", warns: true},
 		{name: "no site", config: fmt.Sprintf(layer4, "80", "web"), warns: true},
 		{name: "two sites on ports of their own", config: fmt.Sprintf(layer4, "80", "web") + "http://:8081 {\n bind streamprox/web\n respond hello\n}\nhttp://:8082 {\n bind streamprox/web\n respond hello\n}\n",
@@ -1061,11 +1063,11 @@ func TestUnboundedNotWarns(t *testing.T) {
 		{"not inspected http", "not inspected http", false},
 		{"not within http_request", "http_request not path /chat/*", false},
 		{"http_request", "http_request path /chat/*", false},
-		{"not http_request in a later set", "inspected tls\n @second not http_request path /chat/*\n route @a @second {\n echo\n }", true},
+		{"not http_request in a later set", "inspected tls\n @second not http_request path /chat/*\n route @a @second {\n close\n }", true},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			warnings, err := loadCaddyfile(t, inRoute("inspect {\n @a "+test.set+"\n route @a {\n echo\n }\n}"))
+			warnings, err := loadCaddyfile(t, inRoute("inspect {\n @a "+test.set+"\n route @a {\n close\n }\n}"))
 			checkError(t, err, "")
 			checkWarnings(t, warnings, test.warned, text)
 		})
@@ -1076,7 +1078,7 @@ func TestUnboundedNotWarns(t *testing.T) {
 // first request of some connections says so.
 func TestRequestsLeftToAWrappedServerWarn(t *testing.T) {
 	const text = "end the routes with 'route { http_app }'"
-	const chat = "@chat http_request path /chat/*\n route @chat {\n echo\n }\n"
+	const chat = "@chat http_request path /chat/*\n route @chat {\n close\n }\n"
 	wrapper := func(inspect string) string {
 		return "{\n servers :8080 {\n listener_wrappers {\n layer4 {\n route {\n " + inspect + "\n }\n }\n }\n }\n}\nhttp://:8080 {\n respond outer\n}\n"
 	}
@@ -1088,7 +1090,7 @@ func TestRequestsLeftToAWrappedServerWarn(t *testing.T) {
 		"no route for the rest": {wrapper("inspect {\n " + chat + "}"), true},
 		"a route for the rest":  {wrapper("inspect {\n " + chat + "route {\n http_app\n }\n}"), false},
 		"in a server of layer4": {inRoute("inspect {\n " + chat + "}"), false},
-		"a route for all of it": {wrapper("inspect {\n route {\n echo\n }\n}"), false},
+		"a route for all of it": {wrapper("inspect {\n route {\n close\n }\n}"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			warnings, err := loadCaddyfile(t, test.config)

@@ -70,6 +70,9 @@ func (*HTTPApp) CaddyModule() caddy.ModuleInfo {
 // Provision sets up the handler and finds its listeners.
 func (h *HTTPApp) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	if err := checkConfiguration(ctx); err != nil {
+		return err
+	}
 	h.Listener = strings.TrimPrefix(h.Listener, networkName+"/")
 	h.wait = defaultWait
 	if h.Wait != nil {
@@ -183,28 +186,25 @@ func findHTTPListeners(ctx caddy.Context, listener string) (*httpListeners, erro
 type boundListener struct {
 	name, port string
 	tls        bool
+	server     string
 }
 
 func (b boundListener) address() string { return net.JoinHostPort(b.name, b.port) }
 
 // boundListeners returns the listeners of app on the virtual network, in order.
 func boundListeners(app *caddyhttp.App) []boundListener {
-	httpPort := uint(app.HTTPPort)
-	if httpPort == 0 {
-		httpPort = caddyhttp.DefaultHTTPPort
-	}
 	var bound []boundListener
-	for _, server := range app.Servers {
-		for _, listen := range server.Listen {
-			address, err := caddy.ParseNetworkAddress(listen)
-			if err != nil || address.Network != networkName {
+	for name, server := range app.Servers {
+		for _, address := range listenAddresses(server.Listen) {
+			if address.Network != networkName {
 				continue
 			}
 			for port := address.StartPort; port <= address.EndPort; port++ {
 				bound = append(bound, boundListener{
-					name: address.Host,
-					port: strconv.FormatUint(uint64(port), 10),
-					tls:  len(server.TLSConnPolicies) > 0 && port != httpPort,
+					name:   address.Host,
+					port:   strconv.FormatUint(uint64(port), 10),
+					tls:    len(server.TLSConnPolicies) > 0 && port != httpPort(app),
+					server: name,
 				})
 			}
 		}

@@ -91,6 +91,9 @@ func (*Inspect) CaddyModule() caddy.ModuleInfo {
 func (h *Inspect) Provision(ctx caddy.Context) error {
 	h.ctx = ctx
 	h.logger = ctx.Logger()
+	if err := checkConfiguration(ctx); err != nil {
+		return err
+	}
 	if err := h.provisionLimits(); err != nil {
 		return err
 	}
@@ -103,9 +106,6 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 	// Loading a module takes its JSON away, so look at it before.
 	if err := h.checkUntilLine(); err != nil {
 		return err
-	}
-	if h.leavesRequests(ctx) {
-		h.logger.Warn("a request that no route takes reaches the wrapped server with all that follow on its connection; end the routes with 'route { http_app }' to have each routed")
 	}
 	for i, route := range h.Routes {
 		if unboundedNot(route.MatcherSetsRaw) {

@@ -126,6 +126,9 @@ func (*Relay) CaddyModule() caddy.ModuleInfo {
 func (h *Relay) Provision(ctx caddy.Context) error {
 	h.ctx = ctx
 	h.logger = ctx.Logger()
+	if err := checkConfiguration(ctx); err != nil {
+		return err
+	}
 	h.engine = relay.New(&streams, func(message string, err error) { h.logger.Warn(message, zap.Error(err)) })
 	if err := h.provisionOptions(); err != nil {
 		return err

@@ -96,6 +96,9 @@ func (*RewriteHead) CaddyModule() caddy.ModuleInfo {
 // Provision checks the edits.
 func (h *RewriteHead) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	if err := checkConfiguration(ctx); err != nil {
+		return err
+	}
 	if h.empty() {
 		return errEditsNothing
 	}

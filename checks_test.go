@@ -1,0 +1,451 @@
+package streamprox
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/mholt/caddy-l4/layer4"
+)
+
+// warned is a warning as the tests compare it: where, and a part of what it says.
+type warned struct{ server, route, message string }
+
+// checkWarned compares the warnings that name a fix with those wanted.
+func checkWarned(t *testing.T, lines []string, want []warned) {
+	t.Helper()
+	var got []warned
+	for _, line := range lines {
+		var entry struct{ Server, Route, Msg, Fix, Handler string }
+		_ = json.Unmarshal([]byte(line), &entry)
+		if entry.Fix == "" || entry.Server == "" {
+			t.Errorf("got warning %s, which names no server or no fix", line)
+		}
+		got = append(got, warned{entry.Server, entry.Route, entry.Msg + "; " + entry.Fix + "; " + entry.Handler})
+	}
+	same := slices.EqualFunc(got, want, func(g, w warned) bool {
+		return g.server == w.server && g.route == w.route && strings.Contains(g.message, w.message)
+	})
+	if !same {
+		t.Errorf("got warnings %q, want %q", got, want)
+	}
+}
+
+// wrapperOf puts layer4 routes, and options before them, into the listener wrapper of
+// the servers.
+func wrapperOf(options, routes string) string {
+	return "{\n servers {\n " + options + "\n listener_wrappers {\n layer4 {\n " + routes + "\n }\n }\n }\n}\n"
+}
+
+func TestUnroutedRequestsWarn(t *testing.T) {
+	const (
+		web   = "http://:80 {\n bind streamprox/web\n respond hello\n}\n"
+		outer = "http://:8080 {\n respond outer\n}\n"
+		tls   = "https://example.com {\n respond hello\n}\n"
+		chat  = "@chat http_request path /chat/*\n route @chat {\n relay 10.0.0.5:9000\n }\n"
+	)
+	falls := func(route, handler string) []warned {
+		return []warned{{"srv0", route, "a request that no route of inspect takes goes to a later handler with all that follow on its connection; end the routes of inspect with one without matchers that holds the handler; " + handler}}
+	}
+	keeps := func(route, handler string) []warned {
+		return []warned{{"srv0", route, "only the first request of a connection is routed: the handler keeps the connection; use 'relay' or 'http_app'; or add 'inspected' with outcomes other than http to the matchers if this is no route for HTTP; " + handler}}
+	}
+	line := func(route, handler string) []warned {
+		return []warned{{"srv0", route, "only the first request of a connection is routed: 'until line' does not wait for heads; use 'until headers'; or write 'reuse pin' if nothing depends on the route of later requests; " + handler}}
+	}
+	in := func(inspect string) string { return inRoute("inspect {\n"+inspect+"\n}") + web }
+	route := func(handlers string) string { return in("route {\n" + handlers + "\n}") }
+	tests := []struct {
+		name, config string
+		want         []warned
+	}{
+		// Falling through.
+		{"nothing follows", in(chat), nil},
+		{"http_app follows", inRoute("inspect {\n"+chat+"}\nhttp_app web") + web, falls("0", "http_app")},
+		{"relay follows", inRoute("inspect {\n" + chat + "}\nrelay 10.0.0.5:80"), falls("0", "relay")},
+		{"proxy follows", inRoute("inspect {\n" + chat + "}\nproxy 10.0.0.5:80"), falls("0", "proxy")},
+		{"close follows", inRoute("inspect {\n" + chat + "}\nclose"), nil},
+		{"what follows pins, as asked for", inRoute("inspect {\n"+chat+"}\nhttp_app web {\n reuse pin\n}") + web, nil},
+		{"inspect without routes", inRoute("inspect\nhttp_app web") + web, falls("0", "http_app")},
+		{"a later handler, behind one that passes on", inRoute("inspect {\n"+chat+"}\nthrottle {\n read_bytes_per_second 1000\n}\nhttp_app web") + web, falls("0", "http_app")},
+		{"a later route", inRoute("inspect {\n"+chat+"}\n}\nroute {\nhttp_app web") + web, falls("0", "http_app")},
+		{"a later route for SSH", inRoute("inspect {\n" + chat + "}\n}\n@ssh ssh\nroute @ssh {\nrelay 10.0.0.5:22"), nil},
+		{"later routes for SSH and all", inRoute("inspect {\n"+chat+"}\n}\n@ssh ssh\nroute @ssh {\nrelay 10.0.0.5:22\n}\nroute {\nhttp_app web") + web, falls("0", "http_app")},
+		{"within a subroute, after it", inRoute("subroute {\nroute {\ninspect {\n"+chat+"}\n}\n}\nhttp_app web") + web, falls("0/subroute/0", "http_app")},
+		{"a subroute follows", inRoute("inspect {\n"+chat+"}\nsubroute {\nroute {\nhttp_app web\n}\n}") + web, falls("0", "http_app")},
+		{"an inspect follows", inRoute("inspect {\n"+chat+"}\ninspect {\nroute {\nhttp_app web\n}\n}") + web, nil},
+		{"a route for all is the last", inRoute("inspect {\n"+chat+"route {\nhttp_app web\n}\n}\nrelay 10.0.0.5:22") + web, nil},
+		{"a route for all HTTP", inRoute("inspect {\n"+chat+"@http inspected http malformed\nroute @http {\nhttp_app web\n}\n}\nrelay 10.0.0.5:22") + web, nil},
+		{"a route for all but TLS", inRoute("inspect {\n"+chat+"@rest not inspected tls\nroute @rest {\nhttp_app web\n}\n}\nrelay 10.0.0.5:22") + web, nil},
+		{"a route for TLS", inRoute("inspect {\n" + chat + "@tls inspected tls\nroute @tls {\nrelay 10.0.0.5:443\n}\n}\nrelay 10.0.0.5:80"), falls("0", "relay")},
+		{"in a route of another inspect", route("inspect {\n" + chat + "}\nhttp_app web"), falls("0/inspect/0", "http_app")},
+
+		// A handler that does not give the connection back.
+		{"relay and http_app", in(chat + "route {\nhttp_app web\n}"), nil},
+		{"proxy", route("proxy 10.0.0.5:80"), keeps("0/inspect/0", "proxy")},
+		{"echo", route("echo"), keeps("0/inspect/0", "echo")},
+		{"socks5", route("socks5"), keeps("0/inspect/0", "socks5")},
+		{"close", route("close"), nil},
+		{"proxy in the second route", in(chat + "@a http_request path /a\nroute @a {\nproxy 10.0.0.5:80\n}"), keeps("0/inspect/1", "proxy")},
+		{"proxy by address", in("@a remote_ip 10.0.0.0/8\nroute @a {\nproxy 10.0.0.5:80\n}"), keeps("0/inspect/0", "proxy")},
+		{"proxy for SSH", in("@a ssh\nroute @a {\nproxy 10.0.0.5:22\n}"), nil},
+		{"proxy for TLS", in("@a tls\nroute @a {\nproxy 10.0.0.5:22\n}"), nil},
+		{"proxy for PostgreSQL", in("@a postgres\nroute @a {\nproxy 10.0.0.5:22\n}"), nil},
+		{"proxy for silence", in("@a inspected silent other\nroute @a {\nproxy 10.0.0.5:22\n}"), nil},
+		{"proxy for HTTP and other", in("@a inspected http other\nroute @a {\nproxy 10.0.0.5:22\n}"), keeps("0/inspect/0", "proxy")},
+		{"proxy for what is not HTTP", in("@a not inspected http\nroute @a {\nproxy 10.0.0.5:22\n}"), nil},
+		{"proxy for SSH or a path", in("@a ssh\n@b http_request path /a\nroute @a @b {\nproxy 10.0.0.5:22\n}"), keeps("0/inspect/0", "proxy")},
+		{"proxy after a route for all HTTP", in("@http inspected http\nroute @http {\nhttp_app web\n}\nroute {\nproxy 10.0.0.5:22\n}"), nil},
+		{"proxy behind handlers that pass on", route("throttle {\n read_bytes_per_second 1000\n}\nproxy_protocol\nproxy 10.0.0.5:80"), keeps("0/inspect/0", "proxy")},
+		{"proxy in a subroute", route("subroute {\n@a http_request path /a\nroute @a {\nproxy 10.0.0.5:80\n}\nroute {\nhttp_app web\n}\n}"), keeps("0/inspect/0", "proxy")},
+		{"proxy in a subroute, for SSH", route("subroute {\n@a ssh\nroute @a {\nproxy 10.0.0.5:80\n}\nroute {\nhttp_app web\n}\n}"), nil},
+		{"proxy after a subroute that passes on", route("subroute {\n@a http_request path /a\nroute @a {\nhttp_app web\n}\n}\nproxy 10.0.0.5:80"), keeps("0/inspect/0", "proxy")},
+		{"proxy after inspect, in a route that passes on", inRoute("inspect {\nroute {\nvars {\n a b\n }\n}\n}\nproxy 10.0.0.5:80"), keeps("0/inspect/0", "proxy")},
+		{"http_app after inspect, in a route that passes on", inRoute("inspect {\nroute {\nvars {\n a b\n }\n}\n}\nhttp_app web") + web, nil},
+		{"in the branch of tee", inRoute("tee {\ninspect {\nroute {\nproxy 10.0.0.5:80\n}\n}\n}\necho"), keeps("0/tee/inspect/0", "proxy")},
+		{"in a wrapper", wrapperOf("", "route {\ninspect {\n"+chat+"@a http_request path /a\nroute @a {\nproxy 10.0.0.5:80\n}\nroute {\nhttp_app\n}\n}\n}") + outer, keeps("0/inspect/1", "proxy")},
+		{"in a wrapper, a route that ends nowhere", wrapperOf("", "route {\ninspect {\nroute {\nrewrite_head {\n host a\n}\n}\n}\n}") + outer,
+			[]warned{{"srv0", "0/inspect/0", "the rest stays with the wrapped server; end the route with 'http_app'"}}},
+		{"in a wrapper, no route for the rest", wrapperOf("", "route {\ninspect {\n"+chat+"}\n}") + outer,
+			[]warned{{"srv0", "0", "a request that no route takes reaches the wrapped server with all that follow on its connection; end the routes with 'route { http_app }'"}}},
+		{"in a wrapper, in its second route", wrapperOf("", "@ssh ssh\nroute @ssh {\nproxy 10.0.0.5:22\n}\nroute {\ninspect {\n"+chat+"}\n}") + outer,
+			[]warned{{"srv0", "1", "a request that no route takes reaches the wrapped server"}}},
+
+		// until line.
+		{"until line, relay", in("until line\nroute {\nrelay 10.0.0.5:80\n}"), line("0/inspect/0", "relay")},
+		{"until line, http_app", in("until line\nroute {\nhttp_app web\n}"), line("0/inspect/0", "http_app")},
+		{"until line, pinned as asked for", in("until line\nroute {\nhttp_app web {\nreuse pin\n}\n}"), nil},
+		{"until line, for TLS", in("until line\n@tls inspected tls\nroute @tls {\nrelay 10.0.0.5:443\n}"), nil},
+		{"until line, a whole head later", in("until line\nroute {\ninspect {\nroute {\nhttp_app web\n}\n}\n}"), nil},
+		{"until line, in a subroute", in("until line\nroute {\nsubroute {\nroute {\nhttp_app web\n}\n}\n}"), line("0/inspect/0", "http_app")},
+
+		// HTTP/2 in a wrapper.
+		{"h2 for the wrapped server", wrapperOf("", "route {\ninspect {\n@h2 inspected http2\nroute @h2 {\nhttp_app\n}\nroute {\nhttp_app\n}\n}\n}") + tls,
+			[]warned{{"srv0", "0/inspect/0", "a connection of HTTP/2 carries many requests, of which none is routed; set 'protocols h1' for the server"}}},
+		{"h2 without TLS", wrapperOf("", "route {\ninspect {\n@h2 inspected http2\nroute @h2 {\nrelay 10.0.0.5:80\n}\nroute {\nhttp_app\n}\n}\n}") + outer,
+			[]warned{{"srv0", "0/inspect/0", "a connection of HTTP/2"}}},
+		{"h2 closed", wrapperOf("", "route {\ninspect {\n@h2 inspected http2\nroute @h2 {\nclose\n}\nroute {\nhttp_app\n}\n}\n}") + tls, nil},
+		{"h1 alone", wrapperOf("protocols h1", "route {\ninspect {\n@h2 inspected http2\nroute @h2 {\nhttp_app\n}\nroute {\nhttp_app\n}\n}\n}") + tls, nil},
+		{"h2 in a server of layer4", in("@h2 inspected http2\nroute @h2 {\nhttp_app web\n}\nroute {\nhttp_app web\n}"), nil},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			warnings, err := loadCaddyfile(t, test.config)
+			checkError(t, err, "")
+			checkWarned(t, warnings, test.want)
+		})
+	}
+	t.Run("a handler of another plugin", func(t *testing.T) {
+		warnings, err := loadApps(t, "{"+inServer(`{"handler":"inspect","routes":[{"handle":[{"handler":"streamprox_checks_test","routes":7}]}]}`)+"}")
+		checkError(t, err, "")
+		checkWarned(t, warnings, keeps("0/inspect/0", "streamprox_checks_test"))
+	})
+}
+
+func init() { caddy.RegisterModule(new(foreignHandler)) }
+
+// foreignHandler is a handler of another plugin.
+type foreignHandler struct {
+	Routes int `json:"routes"`
+}
+
+func (*foreignHandler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "layer4.handlers.streamprox_checks_test", New: func() caddy.Module { return new(foreignHandler) }}
+}
+func (*foreignHandler) Handle(*layer4.Connection, layer4.Handler) error { return nil }
+
+// TestExamplesLoadWithoutWarnings checks that what the examples do is what is advised.
+func TestExamplesLoadWithoutWarnings(t *testing.T) {
+	files, _ := filepath.Glob("examples/*.caddyfile")
+	more, _ := filepath.Glob("examples/*/*.caddyfile")
+	if files = append(files, more...); len(files) < 5 {
+		t.Fatalf("found only %q", files)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			config, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			warnings, err := loadCaddyfile(t, string(config))
+			checkError(t, err, "")
+			checkWarned(t, warnings, nil)
+		})
+	}
+}
+
+func TestTeeIsRefused(t *testing.T) {
+	const (
+		tee    = "tee {\nproxy 10.0.0.5:80\n}\n"
+		within = "tee in a route of inspect would deliver twice the bytes that inspect has read; put tee before inspect, in a route without matchers"
+		reads  = "tee would deliver twice the bytes that the matcher ssh has read; put tee before it, in a route without matchers"
+		app    = "inspect {\nroute {\nhttp_app\n}\n}"
+	)
+	tests := []struct{ name, config, want string }{
+		{"in a route", inRoute("inspect {\nroute {\nclose\n}\nroute {\n" + tee + "http_app\n}\n}"), "server srv0, route 0/inspect/1: " + within},
+		{"in a route for something else", inRoute("inspect {\n@ssh ssh\nroute @ssh {\n" + tee + "proxy 10.0.0.5:22\n}\n}"), "route 0/inspect/0: " + within},
+		{"in a subroute", inRoute("inspect {\nroute {\nsubroute {\nroute {\nclose\n}\nroute {\n" + tee + "http_app\n}\n}\n}\n}"), "route 0/inspect/0/subroute/1: " + within},
+		{"in a route of an inspect within", inRoute("inspect {\nroute {\ninspect {\nroute {\n" + tee + "http_app\n}\n}\n}\n}"), "route 0/inspect/0/inspect/0: " + within},
+		{"in a branch", inRoute(tee + "inspect {\nroute {\n" + tee + "http_app\n}\n}"), "route 0/inspect/0: " + within},
+		{"in a wrapper", wrapperOf("", "route {\ninspect {\nroute {\n"+tee+"http_app\n}\n}\n}") + "http://:8080 {\n respond outer\n}\n", "listener wrapper of server srv0, route 0/inspect/0: " + within},
+		{"after inspect", inRoute("inspect\n" + tee + "http_app"), "route 0: tee would deliver twice the bytes that inspect has read; put tee before it"},
+
+		{"before inspect", inRoute(tee + app), ""},
+		{"before http_app", inRoute(tee + "http_app"), ""},
+		{"before relay", inRoute(tee + "relay 10.0.0.5:80"), ""},
+		{"in an earlier route", inRoute(tee + "}\nroute {\n" + app), ""},
+		{"after a matcher", inRoute("close\n}\n@ssh ssh\nroute @ssh {\n" + tee + "relay 10.0.0.5:80"), "route 1: " + reads},
+		{"after a matcher of the first route", "{\n layer4 {\n :8080 {\n@ssh ssh\nroute @ssh {\n" + tee + app + "\n}\n}\n}\n}\n", "route 0: " + reads},
+		{"after a matcher of an earlier route", "{\n layer4 {\n :8080 {\n@ssh ssh\nroute @ssh {\nproxy 10.0.0.5:22\n}\nroute {\n" + tee + app + "\n}\n}\n}\n}\n", "route 1: " + reads},
+		{"in an earlier route, after a matcher", "{\n layer4 {\n :8080 {\n@ssh ssh\nroute @ssh {\n" + tee + "\n}\nroute {\n" + app + "\n}\n}\n}\n}\n", "route 0: " + reads},
+		{"after a matcher around it", inRoute("close\n}\n@ssh ssh\nroute @ssh {\nsubroute {\nroute {\n" + tee + "relay 10.0.0.5:80\n}\n}"), "route 1/subroute/0: " + reads},
+		{"after a matcher of a subroute", inRoute("subroute {\n@ssh ssh\nroute @ssh {\nproxy 10.0.0.5:22\n}\n}\n" + tee + app), "route 0: " + reads},
+		{"after a matcher that is negated", inRoute("close\n}\n@ssh not ssh\nroute @ssh {\n" + tee + "relay 10.0.0.5:80"), "route 1: " + reads},
+		{"after a matcher of addresses", inRoute("close\n}\n@a remote_ip 10.0.0.0/8\nroute @a {\n" + tee + "relay 10.0.0.5:80"), ""},
+		{"after a matcher, without handlers of this package behind", inRoute(app + "\n}\n}\n:8081 {\n@ssh ssh\nroute @ssh {\n" + tee + "proxy 10.0.0.5:80"), ""},
+		{"after a matcher, with a handler of this package in the branch", inRoute("close\n}\n@ssh ssh\nroute @ssh {\ntee {\nrelay 10.0.0.5:80\n}\nproxy 10.0.0.5:80"), "route 1: " + reads},
+		{"behind tls", inRoute("close\n}\n@tls tls\nroute @tls {\ntls\n" + tee + "relay 10.0.0.5:80"), ""},
+		{"behind tls and a matcher", inRoute("close\n}\n@tls tls\nroute @tls {\ntls\nsubroute {\n@ssh ssh\nroute @ssh {\n" + tee + "relay 10.0.0.5:80\n}\n}"), "route 1/subroute/0: " + reads},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadCaddyfile(t, test.config)
+			checkError(t, err, test.want)
+		})
+	}
+}
+
+// TestLastRouteSaysWhatItTakes checks that a route without matchers says, once, that
+// bytes which are neither HTTP nor TLS are not for it.
+func TestLastRouteSaysWhatItTakes(t *testing.T) {
+	const text = "the last route of inspect takes http and tls only; bytes of other protocols reach it with 'inspected other'"
+	tests := []struct {
+		name, routes string
+		want         string // the route
+	}{
+		{"no matchers", "@a ssh\nroute @a {\nclose\n}\nroute {\nclose\n}", "0/inspect/1"},
+		{"matchers", "@a ssh\nroute @a {\nclose\n}", ""},
+		{"not the last", "route {\nclose\n}\n@a ssh\nroute @a {\nclose\n}", ""},
+		{"no route", "", ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadCaddyfile(t, inRoute("inspect {\n"+test.routes+"\n}"))
+			checkError(t, err, "")
+			var got []string
+			for line := range strings.Lines(configLogs.last) {
+				var entry struct{ Level, Msg, Server, Route string }
+				if _ = json.Unmarshal([]byte(line), &entry); entry.Msg == text {
+					got = append(got, entry.Level+" "+entry.Server+" "+entry.Route)
+				}
+			}
+			var want []string
+			if test.want != "" {
+				want = []string{"info srv0 " + test.want}
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("got lines %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+func TestHandOversInCircles(t *testing.T) {
+	const (
+		outer = "http://:8080 {\n respond outer\n}\n"
+		web   = "http://:80 {\n bind streamprox/web\n respond hello\n}\n"
+		api   = "http://:80 {\n bind streamprox/api\n respond hello\n}\n"
+		fix   = "its wrapper would deliver again, without end: give the wrapper to the outer server alone, as in 'servers :8080 { listener_wrappers … }'"
+	)
+	deliver := func(name string) string { return "route {\ninspect {\nroute {\nhttp_app " + name + "\n}\n}\n}" }
+	server := func(address, routes string) string {
+		return "servers " + address + " {\n listener_wrappers {\n layer4 {\n" + routes + "\n}\n}\n}\n"
+	}
+	tests := []struct{ name, config, want string }{
+		{"all servers have the wrapper", wrapperOf("", deliver("web")) + outer + web,
+			"a hand-over leads back to itself: 'http_app web' in the listener wrapper of server srv1 (streamprox/web:80) delivers to server srv1 (streamprox/web:80); " + fix},
+		{"with the port", wrapperOf("", deliver("web:80")) + outer + web, "'http_app web:80' in the listener wrapper of server srv1"},
+		{"with the network", wrapperOf("", deliver("streamprox/web")) + outer + web, "'http_app web' in the listener wrapper of server srv1"},
+		{"without inspect", wrapperOf("", "route {\nhttp_app web\n}") + outer + web, fix},
+		{"in a subroute", wrapperOf("", "route {\nsubroute {\n"+deliver("web")+"\n}\n}") + outer + web, fix},
+		{"for some requests", wrapperOf("", "route {\ninspect {\n@a http_request path /a\nroute @a {\nhttp_app web\n}\nroute {\nhttp_app\n}\n}\n}") + outer + web, fix},
+		{"another port of that name", wrapperOf("", deliver("web:81")) + outer + web, ""},
+		{"the wrapper of the outer server alone", "{\n" + server(":8080", deliver("web")) + "}\n" + outer + web, ""},
+		{"no name", wrapperOf("", deliver("")) + outer + web, ""},
+		{"a name that is not bound", wrapperOf("", deliver("nobody")) + outer + web, ""},
+		{"from layer4", "{\n layer4 {\n :8080 {\n" + deliver("web") + "\n}\n}\n}\n" + web, ""},
+		{"from one to the next", "{\n" + server(":8080", deliver("web")) + server("streamprox/web:80", deliver("api")) + "}\n" + outer + web + api, ""},
+		{"from one to the other and back", "{\n" + server(":8080", deliver("web")) + server("streamprox/web:80", deliver("api")) + server("streamprox/api:80", deliver("web")) + "}\n" + outer + web + api,
+			"'http_app web' in the listener wrapper of server srv1 (streamprox/api:80) delivers to server srv2 (streamprox/web:80), and 'http_app api' in the listener wrapper of server srv2 (streamprox/web:80) delivers to server srv1 (streamprox/api:80); " + fix},
+		{"HTTPS of that name", wrapperOf("protocols h1", deliver("web")) + "https://example.com {\n bind streamprox/web\n respond hello\n}\n", "server srv0 (streamprox/web:443)"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadCaddyfile(t, test.config)
+			checkError(t, err, test.want)
+		})
+	}
+}
+
+func TestRelayToItselfWarns(t *testing.T) {
+	tests := []struct {
+		name, listen, dial string
+		warned             bool
+	}{
+		{"wildcard, loopback", ":8080", "127.0.0.1:8080", true},
+		{"wildcard, localhost", ":8080", "localhost:8080", true},
+		{"wildcard, IPv6 loopback", ":8080", "[::1]:8080", true},
+		{"all of IPv4, loopback", "0.0.0.0:8080", "127.0.0.1:8080", true},
+		{"all of IPv4, IPv6 loopback", "0.0.0.0:8080", "[::1]:8080", false},
+		{"the same address", "10.0.0.5:8080", "10.0.0.5:8080", true},
+		{"the same name", "example.org:8080", "Example.org:8080", true},
+		{"no host", "127.0.0.1:8080", ":8080", true},
+		{"a range", ":8000-8100", "127.0.0.1:8080", true},
+		{"outside the range", ":8000-8079", "127.0.0.1:8080", false},
+		{"the second address", "127.0.0.1:9000 127.0.0.1:8080", "localhost:8080", true},
+		{"the network of the family", "tcp4/:8080", "tcp4/127.0.0.1:8080", true},
+		{"another port", ":8080", "127.0.0.1:8081", false},
+		{"another host", ":8080", "10.0.0.5:8080", false},
+		{"another loopback address", "127.0.0.1:8080", "127.0.0.2:8080", false},
+		{"a Unix socket", "unix//run/a.sock|0222", "unix//run/a.sock", true},
+		{"another Unix socket", "unix//run/a.sock", "unix//run/b.sock", false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			warnings, err := loadCaddyfile(t, "{\n layer4 {\n "+test.listen+" {\n route {\n inspect {\n route {\n relay 10.0.0.6:80 "+test.dial+"\n }\n }\n }\n }\n }\n}\n")
+			checkError(t, err, "")
+			var want []warned
+			if test.warned {
+				want = []warned{{"srv0", "0/inspect/0", "relay sends the stream back to the server it comes from; name the address of another server; for a site of this process, bind it to streamprox/<name> and use 'http_app <name>'"}}
+			}
+			checkWarned(t, warnings, want)
+		})
+	}
+	t.Run("in a wrapper", func(t *testing.T) {
+		warnings, err := loadCaddyfile(t, wrapperOf("", "route {\ninspect {\nroute {\nrelay 127.0.0.1:8080\n}\n}\n}")+"http://:8080 {\n respond outer\n}\n")
+		checkError(t, err, "")
+		checkWarned(t, warnings, []warned{{"srv0", "0/inspect/0", "relay sends the stream back"}})
+	})
+}
+
+func TestTwoServersOnOneAddress(t *testing.T) {
+	const (
+		relay = `{"handler":"relay","upstreams":[{"dial":["10.0.0.5:80"]}]}`
+		bind  = "the system would split clients between them at random; add the missing 'bind streamprox/<name>' to its sites"
+	)
+	quoted := func(addresses string) string { return `["` + strings.Join(strings.Fields(addresses), `","`) + `"]` }
+	l4 := func(name, addresses string) string {
+		return `"` + name + `":{"listen":` + quoted(addresses) + `,"routes":[{"handle":[` + relay + `]}]}`
+	}
+	site := func(name, addresses, more string) string {
+		return `"` + name + `":{"listen":` + quoted(addresses) + `,"automatic_https":{"disable":true}` + more + `}`
+	}
+	const secure = `,"tls_connection_policies":[{}]`
+	tests := []struct{ name, layer4, http, want string }{
+		{"layer4 and HTTP", l4("front", ":8080"), site("web", ":8080", ""), "layer4 server front and HTTP server web both listen on :8080: " + bind},
+		{"other ports", l4("front", ":8080"), site("web", ":8081", ""), ""},
+		{"the virtual network", l4("front", ":80"), site("web", "streamprox/web:80", ""), ""},
+		{"bound to both", l4("front", ":80"), site("web", "streamprox/web:80 :80", ""), bind},
+		{"one of several addresses", l4("front", ":1 :2"), site("web", ":3 :2", ""), "both listen on :2"},
+		{"ranges", l4("front", ":8000-8010"), site("web", ":8010-8020", ""), "both listen on :8010"},
+		{"a range and a port", l4("front", ":8000-8010"), site("web", "tcp/:8005", ""), "both listen on :8005"},
+		{"IPv6 wildcard", l4("front", ":8080"), site("web", "[::]:8080", ""), "both listen on [::]:8080 (also written :8080)"},
+		{"IPv6 wildcard of one family", l4("front", ":8080"), site("web", "tcp6/:8080", ""), "both listen on tcp6/:8080"},
+		{"IPv4 wildcard", l4("front", "0.0.0.0:8080"), site("web", "tcp4/:8080", ""), "both listen on tcp4/:8080 (also written 0.0.0.0:8080)"},
+		{"IPv4 wildcard beside dual stack", l4("front", ":8080"), site("web", "0.0.0.0:8080", ""), ""},
+		{"an address beside the wildcard", l4("front", ":8080"), site("web", "127.0.0.1:8080", ""), ""},
+		{"localhost", l4("front", "localhost:8080"), site("web", "127.0.0.1:8080", ""), "both listen on 127.0.0.1:8080 (also written localhost:8080)"},
+		{"localhost of IPv6", l4("front", "tcp6/localhost:8080"), site("web", "[::1]:8080", ""), "both listen on [::1]:8080"},
+		{"mapped IPv4", l4("front", "[::ffff:127.0.0.1]:8080"), site("web", "127.0.0.1:8080", ""), "both listen on"},
+		{"other addresses", l4("front", "127.0.0.1:8080"), site("web", "127.0.0.2:8080", ""), ""},
+		{"chosen by the system", l4("front", "127.0.0.1:0"), site("web", "127.0.0.1:0", ""), ""},
+		{"Unix sockets", l4("front", "unix//run/a.sock"), site("web", "unix//run/a.sock|0222", ""), "both listen on unix//run/a.sock"},
+		{"other Unix sockets", l4("front", "unix//run/a.sock"), site("web", "unix//run/b.sock", ""), ""},
+		{"a placeholder", l4("front", "{env.STREAMPROX_CHECKS_TEST}:8080"), site("web", ":8080", ""), "both listen on :8080"},
+
+		{"HTTP/3 alone", l4("front", ":443"), site("web", ":443", secure+`,"protocols":["h3"]`), ""},
+		{"HTTP/3 alone on that address", l4("front", ":443"), site("web", ":443 streamprox/web:443", secure+`,"listen_protocols":[["h3"],["h1","h2"]]`), ""},
+		{"HTTP/3 in addition on that address", l4("front", ":443"), site("web", ":443", secure+`,"protocols":["h1"],"listen_protocols":[["","h3"]]`), bind},
+		{"HTTP/2 without TLS", l4("front", ":8080"), site("web", ":8080", `,"protocols":["h2"]`), ""},
+		{"HTTP/2 with TLS", l4("front", ":8443"), site("web", ":8443", secure+`,"protocols":["h2"]`), bind},
+		{"HTTP/3 beside UDP", l4("front", ":443") + `,"dns":{"listen":["udp/:8443"]}`, site("web", ":8443", secure), "layer4 server dns and HTTP server web both listen on udp/:8443: the system would split clients between them at random; set 'protocols h1 h2' for the HTTP server"},
+		{"UDP without HTTP/3", l4("front", ":443") + `,"dns":{"listen":["udp/:8443"]}`, site("web", ":8443", secure+`,"protocols":["h1","h2"]`), ""},
+		{"UDP without TLS", l4("front", ":443") + `,"dns":{"listen":["udp/:8080"]}`, site("web", ":8080", ""), ""},
+
+		{"two of layer4", l4("a", ":8080") + "," + l4("b", ":8080"), "", "layer4 server a and layer4 server b both listen on :8080: the system would split clients between them at random; put their routes into one server"},
+		{"two of layer4, one without handlers of this package", l4("a", ":8080") + `,"b":{"listen":[":8080"]}`, "", "layer4 server a and layer4 server b both"},
+		{"two of layer4, TCP and UDP", l4("a", ":8080") + `,"b":{"listen":["udp/:8080"]}`, "", ""},
+		{"twice", l4("a", ":8080 :8081 :8080"), "", "layer4 server a listens twice on :8080; write the address once"},
+		{"twice, in a range", l4("a", ":8080-8090 :8085"), "", "layer4 server a listens twice on :8085"},
+	}
+	t.Setenv("STREAMPROX_CHECKS_TEST", "")
+	const wrapped = `"wrapped":{"listen":[":9999"],"automatic_https":{"disable":true},"listener_wrappers":[{"wrapper":"layer4","routes":[{"handle":[` + relay + `]}]}]}`
+	for _, test := range tests {
+		load := func(name, layer4, http string) {
+			t.Run(test.name+name, func(t *testing.T) {
+				// Apps load in the order of a map.
+				for range 6 {
+					_, err := loadApps(t, `{"layer4":{"servers":{`+layer4+`}},"http":{"servers":{`+http+`}}}`)
+					checkError(t, err, test.want)
+				}
+			})
+		}
+		load("", test.layer4, test.http)
+		// The same with no handler of this package but one in a listener wrapper.
+		load(", seen from a wrapper", strings.ReplaceAll(test.layer4, relay, `{"handler":"close"}`), strings.TrimPrefix(test.http+","+wrapped, ","))
+		// And with some in both.
+		load(", seen from both", test.layer4, strings.TrimPrefix(test.http+","+wrapped, ","))
+	}
+}
+
+// TestRedirectsOfAutomaticHTTPS looks at the server on the HTTP port that automatic
+// HTTPS adds.
+func TestRedirectsOfAutomaticHTTPS(t *testing.T) {
+	const (
+		layer4  = "layer4 {\n :80 {\n route {\n echo\n }\n }\n }\n"
+		wrapper = "servers {\n protocols h1\n listener_wrappers {\n layer4 {\n route {\n inspect {\n route {\n http_app\n }\n }\n }\n }\n }\n }\n"
+		want    = "layer4 server srv0 and HTTP server remaining_auto_https_redirects both listen on :80: the system would split clients between them at random; it holds the redirects of automatic HTTPS: turn them off with 'auto_https disable_redirects', or add 'bind streamprox/<name>' to the sites"
+	)
+	tests := []struct{ name, config, want string }{
+		{"layer4 on the HTTP port", "{\n" + layer4 + wrapper + "}\nexample.com {\n respond hello\n}\n", want},
+		{"redirects off", "{\n auto_https disable_redirects\n" + layer4 + wrapper + "}\nexample.com {\n respond hello\n}\n", ""},
+		{"another HTTP port", "{\n http_port 8080\n" + layer4 + wrapper + "}\nexample.com {\n respond hello\n}\n", ""},
+		{"site bound to one address", "{\n" + layer4 + wrapper + "}\nexample.com {\n bind 127.0.0.1\n respond hello\n}\n", ""},
+		{"both ports behind layer4", "{\n layer4 {\n :80 :443 {\n route {\n http_app web\n }\n }\n }\n}\nexample.com {\n bind streamprox/web\n respond hello\n}\n", ""},
+		{"both ports behind layer4, and HTTP/3", "{\n layer4 {\n :80 0.0.0.0:443 {\n route {\n http_app web\n }\n }\n }\n}\nexample.com {\n bind 0.0.0.0 {\n protocols h3\n }\n bind streamprox/web {\n protocols h1 h2\n }\n respond hello\n}\n", ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for range 6 { // apps load in the order of a map
+				_, err := loadCaddyfile(t, test.config)
+				checkError(t, err, test.want)
+			}
+		})
+	}
+}
+
+// TestChecksRunOnce checks that each configuration is looked at once, again when it is
+// loaded again, and that nothing is kept of it.
+func TestChecksRunOnce(t *testing.T) {
+	config := inRoute("inspect {\nroute {\nproxy 10.0.0.5:80\n}\n}\ninspect {\n@a ssh\nroute @a {\nrelay 10.0.0.5:80\n}\n}")
+	for range 2 {
+		warnings, err := loadCaddyfile(t, config)
+		checkError(t, err, "")
+		checkWarned(t, warnings, []warned{{"srv0", "0/inspect/0", "the handler keeps the connection"}})
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		kept := 0
+		checked.Range(func(any, any) bool { kept++; return true })
+		if kept == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d configurations are kept", kept)
+		}
+	}
+}
