@@ -53,7 +53,7 @@ func checkLayer4App(ctx caddy.Context, app *layer4.App) error {
 	for _, name := range sortedKeys(servers) {
 		server := servers[name]
 		c := &checker{logger: ctx.Logger(), server: name, listen: listenAddresses(server.Listen)}
-		if err := c.routes(server.Routes, nil, "", false, ""); err != nil {
+		if _, err := c.routes(server.Routes, nil, "", false, ""); err != nil {
 			return fmt.Errorf("server %s, %w", name, err)
 		}
 	}
@@ -83,7 +83,7 @@ func checkHTTPApp(ctx caddy.Context, app *caddyhttp.App) error {
 			if len(wrappers) > 1 {
 				place = fmt.Sprintf("wrapper %d/", i)
 			}
-			if err := c.routes(wrapper.Routes, nil, place, false, ""); err != nil {
+			if _, err := c.routes(wrapper.Routes, nil, place, false, ""); err != nil {
 				return fmt.Errorf("listener wrapper of server %s, %w", name, err)
 			}
 			delivered[name] = append(delivered[name], c.delivered...)
@@ -214,25 +214,26 @@ type sequel struct {
 	handlers []configHandler
 	routes   []configRoute
 	outer    *sequel
+	branch   bool // of tee: nothing follows, not even a wrapped server
 }
 
 // routes looks at a list of routes. Its place is a prefix for those of its routes;
 // inspected says whether they are, or are within, a route of inspect; read names what has
-// buffered bytes before, or is empty.
-func (c *checker) routes(routes []configRoute, next *sequel, place string, inspected bool, read string) error {
+// buffered bytes before, or is empty. It returns what has after them.
+func (c *checker) routes(routes []configRoute, next *sequel, place string, inspected bool, read string) (string, error) {
 	for i, route := range routes {
 		if name := reader(route.Match); name != "" {
 			read = "the matcher " + name
 		}
 		after, err := c.handlers(route.Handle, &sequel{routes: routes[i+1:], outer: next}, fmt.Sprintf("%s%d", place, i), inspected, read)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if after != "" || len(route.Match) == 0 {
 			read = after
 		}
 	}
-	return nil
+	return read, nil
 }
 
 // handlers looks at the handlers of a route. It returns what has buffered bytes after
@@ -251,13 +252,9 @@ func (c *checker) handlers(handlers []configHandler, next *sequel, place string,
 			}
 			read = "inspect"
 		case "subroute":
-			if err := c.routes(h.Routes, rest, place+"/subroute/", inspected, read); err != nil {
+			var err error
+			if read, err = c.routes(h.Routes, rest, place+"/subroute/", inspected, read); err != nil {
 				return "", err
-			}
-			for _, route := range h.Routes {
-				if name := reader(route.Match); name != "" {
-					read = "the matcher " + name
-				}
 			}
 		case "tee":
 			if inspected {
@@ -266,7 +263,7 @@ func (c *checker) handlers(handlers []configHandler, next *sequel, place string,
 			if read != "" && (anyHandler(h.Branch, isOurs) || rest.any(isOurs)) {
 				return "", fmt.Errorf("route %s: tee would deliver twice the bytes that %s has read; put tee before it, in a route without matchers", place, read)
 			}
-			if _, err := c.handlers(h.Branch, nil, place+"/tee", false, read); err != nil {
+			if _, err := c.handlers(h.Branch, &sequel{branch: true}, place+"/tee", false, read); err != nil {
 				return "", err
 			}
 		case "tls", "proxy_protocol":
@@ -375,7 +372,7 @@ func (c *sequel) httpEnds() (ends []*configHandler, passes bool) {
 			found, passes = httpEndsOfRoutes(c.routes)
 			ends = append(ends, found...)
 		}
-		if !passes {
+		if !passes || c.branch {
 			return ends, false
 		}
 	}

@@ -113,6 +113,7 @@ func TestUnroutedRequestsWarn(t *testing.T) {
 			[]warned{{"srv0", "0/inspect/0", "the rest stays with the wrapped server; end the route with 'http_app'"}}},
 		{"in a wrapper, no route for the rest", wrapperOf("", "route {\ninspect {\n"+chat+"}\n}") + outer,
 			[]warned{{"srv0", "0", "a request that no route takes reaches the wrapped server with all that follow on its connection; end the routes with 'route { http_app }'"}}},
+		{"in a wrapper, in the branch of tee", wrapperOf("", "route {\ntee {\ninspect {\n"+chat+"}\n}\n}") + outer, nil},
 		{"in a wrapper, in its second route", wrapperOf("", "@ssh ssh\nroute @ssh {\nproxy 10.0.0.5:22\n}\nroute {\ninspect {\n"+chat+"}\n}") + outer,
 			[]warned{{"srv0", "1", "a request that no route takes reaches the wrapped server"}}},
 
@@ -204,6 +205,7 @@ func TestTeeIsRefused(t *testing.T) {
 		{"after a matcher of an earlier route", "{\n layer4 {\n :8080 {\n@ssh ssh\nroute @ssh {\nproxy 10.0.0.5:22\n}\nroute {\n" + tee + app + "\n}\n}\n}\n}\n", "route 1: " + reads},
 		{"in an earlier route, after a matcher", "{\n layer4 {\n :8080 {\n@ssh ssh\nroute @ssh {\n" + tee + "\n}\nroute {\n" + app + "\n}\n}\n}\n}\n", "route 0: " + reads},
 		{"after a matcher around it", inRoute("close\n}\n@ssh ssh\nroute @ssh {\nsubroute {\nroute {\n" + tee + "relay 10.0.0.5:80\n}\n}"), "route 1/subroute/0: " + reads},
+		{"after an inspect in a subroute", inRoute("subroute {\nroute {\ninspect\n}\n}\n" + tee + "http_app"), "route 0: tee would deliver twice the bytes that inspect has read"},
 		{"after a matcher of a subroute", inRoute("subroute {\n@ssh ssh\nroute @ssh {\nproxy 10.0.0.5:22\n}\n}\n" + tee + app), "route 0: " + reads},
 		{"after a matcher that is negated", inRoute("close\n}\n@ssh not ssh\nroute @ssh {\n" + tee + "relay 10.0.0.5:80"), "route 1: " + reads},
 		{"after a matcher of addresses", inRoute("close\n}\n@a remote_ip 10.0.0.0/8\nroute @a {\n" + tee + "relay 10.0.0.5:80"), ""},
