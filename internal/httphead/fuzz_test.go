@@ -30,6 +30,8 @@ func seeds() [][]byte {
 		[]byte("\x16\x03\x01\x02\x00\x01"),
 		[]byte("SSH-2.0-OpenSSH_9.6 Debian-3\r\n"),
 		[]byte("OPTIONS rtsp://example.com/ RTSP/1.0\r\n"),
+		[]byte(strings.Repeat("M", 33) + " / HTTP/1.1\r\nHost: a\r\n\r\n"), // one of these two lenient
+		[]byte(strings.Repeat("M", 200) + " / HTTP/1.1\r\nHost: a\r\n\r\n"),
 	}
 	for _, expect := range []string{"100-continue", "else"} {
 		all = append(all, []byte("POST / HTTP/1.1\r\nHost: a\r\nExpect: "+expect+"\r\nContent-Length: 5\r\n\r\n"))

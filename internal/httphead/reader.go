@@ -176,8 +176,9 @@ var stops = func() (stops [decided + 1][]bool) {
 }()
 
 const (
-	// maxMethod bounds the first token: text with no space in it is not
-	// waited for. The longest registered method has 17 bytes.
+	// maxMethod bounds the first token where a Reader is strict: text with no
+	// space in it is not waited for. The longest registered method has 17 bytes.
+	// A server of net/http takes a token of any length for a method.
 	maxMethod = 32
 
 	preface     = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113 section 3.4
@@ -380,10 +381,11 @@ func (r *Reader) match(data []byte, want string, v Verdict, e *Error) {
 }
 
 func (r *Reader) readMethod(data []byte) {
-	i := r.pos
-	for i < len(data) && i < maxMethod && class[data[i]]&tokenByte != 0 {
-		i++
+	end := len(data)
+	if !r.opts.Lenient {
+		end = min(end, maxMethod)
 	}
+	i := scan(data[:end], r.pos, tokenByte)
 	r.pos = i
 	switch {
 	case i == len(data):

@@ -1,6 +1,7 @@
 package httphead
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -169,7 +170,6 @@ func TestFirstFlights(t *testing.T) {
 
 		{"first word of 32 bytes", strings.Repeat("M", 32) + " / HTTP/1.1\r\nHost: a\r\n\r\n", HTTP, 0, nil},
 		{"first word of 32 bytes, incomplete", strings.Repeat("M", 32), More, 0, nil},
-		{"first word of 33 bytes", strings.Repeat("M", 33) + " / HTTP/1.1\r\n", Other, 33, nil},
 
 		{"HTTP/0.9", "GET /\r\n", Malformed, 0, ErrNoVersion},
 		{"HTTP/0.9 with LF", "GET /index.html\n", Malformed, 0, ErrNoVersion},
@@ -241,6 +241,44 @@ func TestLater(t *testing.T) {
 				check(t, feed(t, o, test.in), test.in, test.want, test.err, test.at)
 			}
 		})
+	}
+}
+
+// TestLongMethod reads first words that are longer than a strict reader waits for. What a
+// server of net/http reads as a request behind a lenient one is one to it too: see
+// FuzzNetHTTP, which has these as seeds.
+func TestLongMethod(t *testing.T) {
+	tests := []struct {
+		name string
+		in   string // after 33 or more letters
+		want Verdict
+		err  error
+	}{
+		{"request", " / HTTP/1.1\r\nHost: a\r\n\r\n", HTTP, nil},
+		{"HTTP/0.9", " /\r\n", Malformed, ErrNoVersion},
+		{"another version", " / HTTP/1.2\r\n", Malformed, ErrVersion},
+		{"no target", " HTTP/1.1\r\n", Malformed, ErrTarget},
+		{"incomplete", "", More, nil},
+		{"incomplete line", " / HTT", More, nil},
+		{"no token", "\x00", Other, nil},
+		{"a word alone", "\r", Other, nil},
+		{"another protocol", " a b\r\n", Other, nil},
+	}
+	for _, test := range tests {
+		for _, n := range []int{maxMethod + 1, 200, 5000} {
+			t.Run(fmt.Sprintf("%s, %d", test.name, n), func(t *testing.T) {
+				in := strings.Repeat("M", n) + test.in
+				for _, o := range []Options{{Lenient: true}, {Lenient: true, Later: true}} {
+					r := read(o, in, maxMethod, maxMethod+1, n)
+					check(t, r, in, test.want, test.err, 0)
+					if r.Partial() != (test.want == More) {
+						t.Errorf("%.40q: partial %v", in, r.Partial())
+					}
+				}
+				check(t, read(Options{}, in, 1), in, Other, nil, maxMethod+1)
+				check(t, read(Options{Later: true}, in, 1), in, Other, nil, maxMethod+1)
+			})
+		}
 	}
 }
 
@@ -531,6 +569,7 @@ func TestVerdictString(t *testing.T) {
 func TestLinear(t *testing.T) {
 	const size = 1 << 20
 	for name, in := range map[string]string{
+		"method":        strings.Repeat("A", size),
 		"target":        "GET /" + strings.Repeat("a", size),
 		"slashes":       "GET " + strings.Repeat("://", size/3),
 		"name":          start + strings.Repeat("a", size),
