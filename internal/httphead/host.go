@@ -18,9 +18,10 @@ func checkAuthority(a []byte, needPort bool) *Error {
 }
 
 // validHost reports whether h is a non-empty uri-host with an optional port
-// (RFC 9110 section 4.2). Two legal forms of a reg-name are not accepted: with a
-// percent sign, which some recipients decode and some do not, and of nothing but
-// dots, which name no host and in a file path another folder.
+// (RFC 9110 section 4.2). Two legal forms of a reg-name are not accepted, because
+// recipients differ about which site they name: with a percent sign, which some decode
+// and some do not, and with a dot at its end, which nginx and Apache take off, while
+// Caddy's host matcher and net/http's patterns compare it.
 func validHost(h []byte, needPort bool) bool {
 	n := 0
 	if len(h) > 0 && h[0] == '[' {
@@ -32,7 +33,7 @@ func validHost(h []byte, needPort bool) bool {
 		for n < len(h) && class[h[n]]&hostByte != 0 {
 			n++
 		}
-		if allDots(h[:n]) {
+		if n == 0 || h[n-1] == '.' {
 			return false
 		}
 	}
@@ -44,16 +45,6 @@ func validHost(h []byte, needPort bool) bool {
 		return false
 	}
 	return port[0] == ':' && len(port) <= 1+5 && all(port[1:], digitByte)
-}
-
-// allDots reports whether there is nothing but dots in b.
-func allDots(b []byte) bool {
-	for _, c := range b {
-		if c != '.' {
-			return false
-		}
-	}
-	return true
 }
 
 // validIPv6 reports whether s is an IPv6 address without a zone.

@@ -11,7 +11,8 @@
 // By default it is strict: it accepts only a head that all parsers read alike,
 // which is less than RFC 9112 and RFC 9110 allow a recipient to tolerate. What
 // it refuses on top of their grammar are dot segments in the path, a percent
-// sign in the host and a Host that differs from the target's authority. With
+// sign or a dot at the end of the host and a Host that differs from the target's
+// authority. With
 // [Options].Lenient it accepts what the server of net/http accepts. In neither
 // mode does it accept what net/http rejects.
 //
