@@ -84,9 +84,9 @@ type Relay struct {
 	// ask. Empty: none. Default: `websocket`.
 	Upgrade []string `json:"upgrade,omitzero"`
 
-	// Send up fields whose names hold an underscore or a dot. The default is to drop
-	// them, as Caddy's HTTP app does: CGI and WSGI applications would take X_Real_IP
-	// for X-Real-IP.
+	// Send up fields whose names hold anything but letters, digits and hyphens. The
+	// default is to drop them: CGI and WSGI applications would take X_Real_IP, and some
+	// X!Real!IP, for X-Real-IP.
 	KeepAliasHeaders bool `json:"keep_alias_headers,omitempty"`
 
 	// The hosts, as in `example.org` or `*.example.org`, and networks, as in

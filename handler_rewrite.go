@@ -56,11 +56,16 @@ type RewriteHead struct {
 
 // HeaderEdits are edits of header fields, made in this order: delete, set, add. The
 // letter case of names does not matter.
+//
+// Delete and set concern a field in all the spellings that a server of CGI or WSGI
+// applications does not tell apart, in which another character than a letter or a digit
+// stands for a hyphen: with X-User also X_User and X!User.
 type HeaderEdits struct {
 	// The fields to remove.
 	Delete []string `json:"delete,omitempty"`
 
-	// Fields that replace those of the same name, at the place of the first one.
+	// Fields that replace those of the same name, at the place of the first one that is
+	// written as here, else of the first one.
 	Set http.Header `json:"set,omitempty"`
 
 	// Fields to add to those that are there.
@@ -70,8 +75,8 @@ type HeaderEdits struct {
 // ForwardedFields sets X-Forwarded-For to the address of the peer, X-Forwarded-Host to
 // the host that the request asked for, and X-Forwarded-Proto to `https` if TLS was
 // terminated on the way, else `http`. What the client itself sent in these fields, in
-// Forwarded and X-Real-IP is removed, also under names in which `_` or `.` stands for a
-// hyphen.
+// Forwarded and X-Real-IP is removed, also under names in which another character than a
+// letter or a digit stands for a hyphen.
 type ForwardedFields struct {
 	// The networks, as CIDR, or addresses of proxies that are believed: theirs is the
 	// beginning of X-Forwarded-For, and X-Forwarded-Host and -Proto stay if they have
@@ -141,18 +146,19 @@ func (h *RewriteHead) provisionHeader() error {
 		deleted[strings.ToLower(name)] = true
 	}
 	var err error
-	if h.set, err = fieldEdits(h.Header.Set); err != nil {
+	// Of two that are one to some servers, the second would remove the first.
+	if h.set, err = fieldEdits(h.Header.Set, httphead.Unaliased); err != nil {
 		return fmt.Errorf("set: %w", err)
 	}
-	if h.add, err = fieldEdits(h.Header.Add); err != nil {
+	if h.add, err = fieldEdits(h.Header.Add, strings.ToLower); err != nil {
 		return fmt.Errorf("add: %w", err)
 	}
 	return nil
 }
 
 // fieldEdits returns the fields in the order of their names, since a JSON object has
-// none.
-func fieldEdits(fields http.Header) ([]fieldEdit, error) {
+// none. spelling is the same for names of one field.
+func fieldEdits(fields http.Header, spelling func(name string) string) ([]fieldEdit, error) {
 	var edits []fieldEdit
 	seen := make(map[string]bool)
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
@@ -160,10 +166,10 @@ func fieldEdits(fields http.Header) ([]fieldEdit, error) {
 		if err := checkWrittenName(name); err != nil {
 			return nil, err
 		}
-		if seen[strings.ToLower(name)] {
-			return nil, fmt.Errorf("%s is there twice, in different letter case", name)
+		if seen[spelling(name)] {
+			return nil, fmt.Errorf("%s is there twice, in different spellings", name)
 		}
-		seen[strings.ToLower(name)] = true
+		seen[spelling(name)] = true
 		if len(values) == 0 {
 			return nil, fmt.Errorf("%s has no value; to remove it use delete", name)
 		}
@@ -367,6 +373,9 @@ const (
 	forwardedProto = "X-Forwarded-Proto"
 )
 
+// clientsOwn are the fields in which a client itself could say where it came from.
+var clientsOwn = []string{forwardedFor, forwardedHost, forwardedProto, "Forwarded", "X-Real-IP"}
+
 // forward sets the fields that tell where a request came from.
 func (h *RewriteHead) forward(lines headLines, cx *layer4.Connection, in *inspection) headLines {
 	peer, hasPeer := peerAddress(cx.RemoteAddr())
@@ -384,12 +393,7 @@ func (h *RewriteHead) forward(lines headLines, cx *layer4.Connection, in *inspec
 		if trusted && (foldEqual(l.name, forwardedHost) || foldEqual(l.name, forwardedProto)) {
 			return false
 		}
-		switch unaliased(string(l.name)) {
-		case "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded", "x-real-ip":
-			return true
-		default:
-			return false
-		}
+		return slices.ContainsFunc(clientsOwn, func(name string) bool { return httphead.SameVariable(l.name, name) })
 	})
 
 	if hasPeer {
@@ -417,35 +421,37 @@ func peerAddress(peer net.Addr) (netip.Addr, bool) {
 	return addrPort.Addr().Unmap().WithZone(""), err == nil
 }
 
-// unaliased returns a field name in the spelling under which CGI and the like make it
-// the same variable as its aliases: they cannot tell a hyphen from an underscore, and
-// some not from a dot.
-func unaliased(name string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '_' || r == '.' {
-			return '-'
-		}
-		return r
-	}, strings.ToLower(name))
+// is reports whether the line is of the field of that name, or of an alias of it. A field
+// that must stay is not edited under the name of an alias.
+func (l headLine) is(name string) bool {
+	return foldEqual(l.name, name) ||
+		httphead.SameVariable(l.name, name) && untouchable[strings.ToLower(string(l.name))] == ""
 }
 
-func (l headLines) has(name string) bool {
-	return slices.ContainsFunc(l, func(line headLine) bool { return foldEqual(line.name, name) })
+// index returns the index of the first field written with that name, or -1.
+func (l headLines) index(name string) int {
+	return slices.IndexFunc(l, func(line headLine) bool { return foldEqual(line.name, name) })
 }
 
+func (l headLines) has(name string) bool { return l.index(name) >= 0 }
+
+// delete removes the fields of that name and its aliases.
 func (l headLines) delete(name string) headLines {
-	return slices.DeleteFunc(l, func(line headLine) bool { return foldEqual(line.name, name) })
+	return slices.DeleteFunc(l, func(line headLine) bool { return line.is(name) })
 }
 
-// set puts the values in the place of the first field of that name and removes the
-// others, or adds them at the end.
+// set puts the values in the place of the first field of that name, else of the first
+// alias of it, and removes the others, or adds them at the end.
 func (l headLines) set(name string, values ...string) headLines {
-	first := slices.IndexFunc(l, func(line headLine) bool { return foldEqual(line.name, name) })
-	if first < 0 {
+	place := l.index(name)
+	if place < 0 {
+		place = slices.IndexFunc(l, func(line headLine) bool { return line.is(name) })
+	}
+	if place < 0 {
 		return l.add(name, values...)
 	}
-	rest := slices.Clone(l[first:]).delete(name)
-	return append(l[:first].add(name, values...), rest...)
+	rest := slices.Clone(l[place:]).delete(name)
+	return append(l[:place].delete(name).add(name, values...), rest...)
 }
 
 func (l headLines) add(name string, values ...string) headLines {
@@ -510,7 +516,7 @@ func checkPrefix(prefix string) error {
 	}
 }
 
-// untouchable holds the fields, as unaliased, that are not for a configuration to
+// untouchable holds the fields, in lower case, that are not for a configuration to
 // change, and why.
 var untouchable = map[string]string{
 	"content-length":    framesBody,
@@ -544,7 +550,7 @@ func checkFieldName(name, unaliased string) error {
 
 // checkWrittenName is checkFieldName for a field that is set or added: an alias counts
 // as what it stands for.
-func checkWrittenName(name string) error { return checkFieldName(name, unaliased(name)) }
+func checkWrittenName(name string) error { return checkFieldName(name, httphead.Unaliased(name)) }
 
 // checkDeletedName is checkFieldName for a field that is removed. Caddy's header
 // directive takes wildcards there; taken as a name it would remove nothing.

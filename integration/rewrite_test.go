@@ -2,7 +2,10 @@ package integration
 
 import (
 	"io"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -133,4 +136,112 @@ func TestRewriteHeadRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A client cannot set what a CGI application is told of it, in no spelling that the
+// server does not tell from the one that rewrite_head and relay look after.
+func TestFieldsOfCGI(t *testing.T) {
+	upstream, address := startLighttpd(t), freeAddress(t)
+	start(t, layer4Caddyfile(address, `
+		@relayed http_request path /relayed/*
+		route @relayed {
+			rewrite_head {
+				strip_prefix /relayed
+			}
+			relay `+upstream+`
+		}
+		@kept http_request path /kept/*
+		route @kept {
+			rewrite_head {
+				strip_prefix /kept
+			}
+			relay `+upstream+` {
+				keep_alias_headers
+			}
+		}
+		@deleted http_request path /deleted/*
+		route @deleted {
+			rewrite_head {
+				strip_prefix /deleted
+				forwarded
+				header -X-User
+			}
+			relay `+upstream+` {
+				keep_alias_headers
+			}
+		}
+		@set http_request path /set/*
+		route @set {
+			rewrite_head {
+				strip_prefix /set
+				forwarded
+				header X-User ours
+			}
+			relay `+upstream+` {
+				keep_alias_headers
+			}
+		}
+		route {
+			rewrite_head {
+				forwarded
+				header X-User ours
+			}
+			relay `+upstream+`
+		}
+	`))
+
+	const client = "HTTP_X_FORWARDED_FOR=client\nHTTP_X_FORWARDED_PROTO=client\nHTTP_X_REAL_IP=client\nHTTP_X_USER=client\n"
+	const forwarded = "HTTP_X_FORWARDED_FOR=127.0.0.1\nHTTP_X_FORWARDED_HOST=a.example\nHTTP_X_FORWARDED_PROTO=http\n"
+	tests := []struct{ name, address, path, want string }{
+		{"not through streamprox", upstream, "/env.cgi", client},
+		{"keep_alias_headers", address, "/kept/env.cgi", client},
+		{"relay", address, "/relayed/env.cgi", ""},
+		{"header -X-User, keep_alias_headers", address, "/deleted/env.cgi", forwarded},
+		{"header X-User, keep_alias_headers", address, "/set/env.cgi", forwarded + "HTTP_X_USER=ours\n"},
+		{"header X-User", address, "/env.cgi", forwarded + "HTTP_X_USER=ours\n"},
+	}
+	for _, aliases := range [][]string{
+		{"X!Forwarded!For", "X~Real~IP", "X-Forwarded'Proto", "X!User"},
+		{"x_forwarded_for", "x_real_ip", "x_forwarded_proto", "x_user"},
+		{"X.Forwarded|For", "X*Real+IP", "X^Forwarded&Proto", "X%User"},
+	} {
+		request := "Host: a.example\r\n"
+		for _, alias := range aliases {
+			request += alias + ": client\r\n"
+		}
+		for _, test := range tests {
+			t.Run(test.name+"/"+aliases[0], func(t *testing.T) {
+				resp, got := roundTrip(t, dial(t, test.address), "GET "+test.path+" HTTP/1.1\r\n"+request+"\r\n", 1<<20)
+				if resp.StatusCode != http.StatusOK || got != test.want {
+					t.Errorf("got %s %q, want 200 %q", resp.Status, got, test.want)
+				}
+			})
+		}
+	}
+}
+
+// startLighttpd starts lighttpd with /env.cgi, which tells of the request's fields what a
+// CGI application is told: those that begin with X.
+func startLighttpd(t *testing.T) string {
+	t.Helper()
+	program, dir, port := tool(t, "lighttpd"), t.TempDir(), freePort(t)
+	config := filepath.Join(dir, "lighttpd.conf")
+	for path, content := range map[string]string{
+		filepath.Join(dir, "env.cgi"): "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\nenv | grep '^HTTP_X_' | LC_ALL=C sort\n",
+		config: `
+			server.modules = ("mod_cgi")
+			server.document-root = "` + dir + `"
+			server.bind = "127.0.0.1"
+			server.port = ` + port + `
+			cgi.assign = (".cgi" => "/bin/sh")
+		`,
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, nil, program, "-D", "-f", config)
+	address := net.JoinHostPort("127.0.0.1", port)
+	waitForListener(t, address)
+	return address
 }

@@ -288,16 +288,11 @@ func (c *Chunks) readTrailer(b byte) *Error {
 	return nil
 }
 
-// keepName keeps a byte of a field name: in lower case, and a hyphen for all that
-// is neither letter nor digit. Servers that name variables after fields no more
-// tell those apart.
+// keepName keeps a byte of a field name as it counts to servers that name variables
+// after fields.
 func (c *Chunks) keepName(b byte) {
-	b = lower(b)
-	if !isDigit(b) && (b < 'a' || b > 'z') {
-		b = '-'
-	}
 	if c.named < len(c.name) {
-		c.name[c.named] = b
+		c.name[c.named] = unaliased(b)
 	}
 	c.named++
 }

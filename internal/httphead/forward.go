@@ -13,10 +13,10 @@ type Forward struct {
 	// Upgrades holds the protocols that may be upgraded to, in lower case. Others are
 	// not asked for.
 	Upgrades []string
-	// KeepAliases passes on fields whose names hold an underscore or a dot. Servers
-	// that hand their fields to CGI or WSGI applications do not tell such a name from
-	// the one with hyphens, so X_Forwarded_For would be taken for the field that a
-	// proxy has set.
+	// KeepAliases passes on fields whose names hold anything but letters, digits and
+	// hyphens. Servers that hand their fields to CGI or WSGI applications do not tell
+	// such a name from the one with hyphens, so X_Forwarded_For or X!Forwarded!For
+	// would be taken for the field that a proxy has set.
 	KeepAliases bool
 }
 
@@ -204,9 +204,6 @@ func appendField(head, name, value []byte) []byte {
 	}
 	return append(head, crlf...)
 }
-
-// isAlias reports whether a name may be taken for another one.
-func isAlias(name []byte) bool { return bytes.ContainsAny(name, "_.") }
 
 // upgrade returns the first protocol that the client asks for and may be upgraded to. A
 // WebSocket needs a key, by which its answer is known to be one (RFC 6455 section 4.1).

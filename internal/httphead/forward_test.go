@@ -73,6 +73,7 @@ var forwardTests = []forwardTest{
 
 	{"RFC 3875 4.1.18", "alias with an underscore", start + closes + "X_Forwarded_For: 10.0.0.1\r\nX: a\r\n", start + closes + "X: a\r\n", "", nil},
 	{"RFC 3875 4.1.18", "alias with a dot", start + closes + "X.Forwarded.For: 10.0.0.1\r\n", start + closes, "", nil},
+	{"RFC 3875 4.1.18", "aliases with other characters", start + "X!Forwarded!For: 1\r\n" + closes + "X~Real~IP: 1\r\nX-Forwarded'Proto: 1\r\nX-Us|er: 1\r\n`: 1\r\nX-2: a\r\n", start + closes + "X-2: a\r\n", "", nil},
 	{"RFC 3875 4.1.18", "alias of the framing", start + closes + "Content_Length: 5\r\nTransfer_Encoding: chunked\r\n", start + closes, "", nil},
 	{"RFC 3875 4.1.18", "underscore and dot in a value", start + closes + "X: a_b.c\r\n", start + closes + "X: a_b.c\r\n", "", nil},
 
@@ -172,13 +173,13 @@ func TestForwardLenient(t *testing.T) {
 }
 
 func TestForwardOptions(t *testing.T) {
-	const aliases = "X_Tag: one\r\nx.tag: two\r\n"
+	const aliases = "X_Tag: one\r\nx.tag: two\r\nX!#$%&'*+^`|~Tag: three\r\n"
 	tests := []struct {
 		forward Forward
 		forwardTest
 	}{
 		{Forward{KeepAliases: true}, forwardTest{"RFC 3875 4.1.18", "aliases kept", start + closes + aliases + "\r\n", start + closes + aliases + "\r\n", "", nil}},
-		{Forward{KeepAliases: true}, forwardTest{"RFC 9110 7.6.1", "alias nominated", start + "Connection: x_tag\r\n" + aliases + "\r\n", start + "x.tag: two\r\n" + closes + "\r\n", "", nil}},
+		{Forward{KeepAliases: true}, forwardTest{"RFC 9110 7.6.1", "alias nominated", start + "Connection: x_tag\r\n" + aliases + "\r\n", start + "x.tag: two\r\nX!#$%&'*+^`|~Tag: three\r\n" + closes + "\r\n", "", nil}},
 		{Forward{}, forwardTest{"RFC 9110 7.8", "no upgrades", start + upgrades + webSocket + "\r\n", start + nonce + closes + "\r\n", "", nil}},
 		{Forward{Upgrades: []string{"other"}}, forwardTest{"RFC 9110 7.8", "WebSocket not allowed", start + upgrades + webSocket + "\r\n", start + nonce + closes + "\r\n", "", nil}},
 	}
