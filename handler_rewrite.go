@@ -47,6 +47,7 @@ type RewriteHead struct {
 	Forwarded *ForwardedFields `json:"forwarded,omitempty"`
 
 	set, add []fieldEdit
+	written  []string // the names of all fields that get a value here
 	trusted  []netip.Prefix
 
 	closed  atomic.Uint64 // streams without a head
@@ -122,7 +123,13 @@ func (h *RewriteHead) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("header: %w", err)
 		}
 	}
+	for _, edits := range [...][]fieldEdit{h.set, h.add} {
+		for _, edit := range edits {
+			h.written = append(h.written, edit.name)
+		}
+	}
 	if h.Forwarded != nil {
+		h.written = append(h.written, forwardedFor, forwardedHost, forwardedProto)
 		for _, network := range h.Forwarded.Trusted {
 			prefix, err := caddyhttp.CIDRExpressionToPrefix(network)
 			if err != nil {
@@ -229,7 +236,7 @@ func (in *inspection) rewritten(cx *layer4.Connection, conn net.Conn, data []byt
 	switch edited.head.Read(data) {
 	case httphead.HTTP:
 		return edited, nil
-	case httphead.Malformed:
+	case httphead.Malformed, httphead.TooLarge:
 		return nil, edited.head.Err()
 	default:
 		return nil, errors.New("no request head")
@@ -248,7 +255,9 @@ type headLines []headLine
 // edit returns the edited head, in memory of its own. An error names the value that
 // would break it.
 func (h *RewriteHead) edit(cx *layer4.Connection, in *inspection) ([]byte, error) {
-	if name := h.nominated(in); name != "" {
+	// Servers rely on what is written here because the client cannot set it. It must not
+	// be able to have the next recipient remove it either.
+	if name := in.head.Nominated(in.data, h.written); name != "" {
 		return nil, fmt.Errorf("the client's Connection field names %s", name)
 	}
 	values := valueReplacer{repl: cx.Replacer()}
@@ -291,27 +300,6 @@ func (h *RewriteHead) edit(cx *layer4.Connection, in *inspection) ([]byte, error
 		head = append(head, l.text...)
 	}
 	return append(head, in.data[end:in.head.Len]...), nil
-}
-
-// nominated returns a field that is written here and that the client's Connection field
-// would have the next recipient remove, or "". Servers rely on such a field because the
-// client cannot set it; it must not be able to remove it either.
-func (h *RewriteHead) nominated(in *inspection) string {
-	for _, edits := range [...][]fieldEdit{h.set, h.add} {
-		for _, edit := range edits {
-			if in.head.Nominates(in.data, edit.name) {
-				return edit.name
-			}
-		}
-	}
-	if h.Forwarded != nil {
-		for _, name := range [...]string{forwardedFor, forwardedHost, forwardedProto} {
-			if in.head.Nominates(in.data, name) {
-				return name
-			}
-		}
-	}
-	return ""
 }
 
 // editedLine returns the request line with another host in the target, if that has one,

@@ -26,7 +26,7 @@ const (
 	OutcomeOther                    // bytes that can become none of these
 	OutcomeHTTP2                    // the HTTP/2 preface
 	OutcomeMalformed                // meant as HTTP, but invalid or ambiguous
-	OutcomeTooLarge                 // max_bytes or max_packets reached with an incomplete head
+	OutcomeTooLarge                 // max_bytes or max_packets reached with an incomplete head, or too many fields
 	OutcomeTimeout                  // some bytes, no complete head in time
 	OutcomeSilent                   // no byte in time
 	OutcomeEOF                      // the client finished sending before the head was complete
@@ -270,6 +270,8 @@ func (in *inspection) recognize() bool {
 		in.outcome = OutcomeOther
 	case httphead.Malformed:
 		in.outcome = OutcomeMalformed
+	case httphead.TooLarge:
+		in.outcome = OutcomeTooLarge
 	default:
 		return false
 	}

@@ -262,6 +262,10 @@ func malformedCases() []desyncCase {
 			head("GET http://a.example/a/1 HTTP/1.1", "Host: b.example") + smuggled},
 		{"absolute form with userinfo", "RFC 9110 section 4.2.4",
 			head("GET http://b.example@a.example/a/1 HTTP/1.1", "Host: a.example") + smuggled},
+		{"too many connection options", "RFC 9110 section 7.6.1",
+			head("GET /a/1 HTTP/1.1", "Host: a.example", "Connection: close"+strings.Repeat(", a", 32)) + smuggled},
+		{"too many protocols to upgrade to", "RFC 9110 section 7.8",
+			head("GET /a/1 HTTP/1.1", "Host: a.example", "Connection: Upgrade", "Upgrade: websocket"+strings.Repeat(", a", 32)) + smuggled},
 		{"dot segment", "RFC 3986 section 3.3",
 			head("GET /a/../deny/smuggled HTTP/1.1", "Host: a.example")},
 		{"dot segment, encoded", "RFC 3986 section 3.3",
@@ -310,6 +314,12 @@ func malformedCases() []desyncCase {
 			site:  []string{seenSite}},
 		desyncCase{name: "second head too large", clause: "RFC 6585 section 5: the limits are the same for later heads",
 			steps: []step{sends(getSite), gets(200), sends("GET /a/1 HTTP/1.1\r\nHost: a.example\r\nX-Kept: " + strings.Repeat("x", 20<<10) + "\r\n\r\n" + smuggled), last(431)},
+			site:  []string{seenSite}},
+		desyncCase{name: "second head with too many fields", clause: "RFC 6585 section 5",
+			steps: []step{sends(getSite), gets(200), sends("GET /a/1 HTTP/1.1\r\nHost: a.example\r\n" + strings.Repeat("z:\r\n", 256) + "\r\n" + smuggled), last(431)},
+			site:  []string{seenSite}},
+		desyncCase{name: "second head with too many fields, pipelined", clause: "RFC 6585 section 5",
+			steps: []step{sends(getSite + "GET /a/1 HTTP/1.1\r\nHost: a.example\r\n" + strings.Repeat("z:\r\n", 256) + "\r\n" + smuggled), gets(200), last(431)},
 			site:  []string{seenSite}},
 	)
 }

@@ -189,6 +189,59 @@ func expectAnswer(t *testing.T, conn *net.TCPConn, want string) {
 	}
 }
 
+// A head with many small fields, or with many elements in the fields that a proxy takes
+// apart, costs who reads it more than its bytes: it is answered before it is complete.
+func TestBoundsOfHeads(t *testing.T) {
+	address := freeAddress(t)
+	crowded := backend(t, func(conn net.Conn) {
+		_, _ = bufio.NewReader(conn).ReadString('\n')
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"+strings.Repeat("z:\r\n", 1024)+"\r\n")
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	start(t, layer4Caddyfile(address, `
+		max_bytes 256KiB
+		@crowded http_request path /crowded
+		route @crowded {
+			relay `+crowded+`
+		}
+		@rewritten http_request path /rewritten
+		route @rewritten {
+			rewrite_head {
+				header +X-Tag a
+			}
+			relay `+headBackend(t)+`
+		}
+		route {
+			relay `+headBackend(t)+`
+		}
+	`))
+	list := func(n int) string { return strings.Repeat("a,", n-1) + "a\r\n" }
+	tests := []struct {
+		name string
+		path string
+		rest string // of the head, after Host
+		want string // the status
+	}{
+		{"256 fields", "/", strings.Repeat("z:\r\n", 255) + "\r\n", "200"},
+		{"257 fields", "/", strings.Repeat("z:\r\n", 256) + "\r\n", "431"},
+		{"257 fields, incomplete", "/", strings.Repeat("z:\r\n", 255) + "z:", "431"},
+		{"256 fields, and one is added", "/rewritten", strings.Repeat("z:\r\n", 255) + "\r\n", "400"},
+		{"32 connection options", "/", "Connection: " + list(32) + "\r\n", "200"},
+		{"33 connection options", "/", "Connection: " + list(33), "400"},
+		{"33 protocols", "/", "Upgrade: " + list(33), "400"},
+		{"half options, half fields", "/", "Connection: " + list(64<<10) + strings.Repeat("z:\r\n", 32<<10), "400"},
+		{"half fields, half options", "/", strings.Repeat("z:\r\n", 32<<10) + "Connection: " + list(64<<10), "431"},
+		{"a response with 1025 fields", "/crowded", "\r\n", "502"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			conn := dial(t, address)
+			send(t, conn, "GET "+test.path+" HTTP/1.1\r\nHost: a\r\n"+test.rest, 1<<20)
+			expectAnswer(t, conn, test.want)
+		})
+	}
+}
+
 func TestFallThroughToTheNextHandler(t *testing.T) {
 	address := freeAddress(t)
 	start(t, `{

@@ -37,6 +37,7 @@ var (
 	ErrNameSpace = &Error{"whitespace in or after a field name", "RFC 9112 section 5.1"}
 	ErrName      = &Error{"invalid field name", "RFC 9110 section 5.1"}
 	ErrValue     = &Error{"invalid byte in a field value", "RFC 9110 section 5.5"}
+	ErrFields    = &Error{"too many fields", "RFC 9110 section 5.4"}
 
 	ErrHostMissing  = &Error{"no Host", "RFC 9112 section 3.2"}
 	ErrHostRepeated = &Error{"more than one Host", "RFC 9112 section 3.2"}
@@ -50,6 +51,8 @@ var (
 	ErrCodingRepeated = &Error{"more than one Transfer-Encoding", "RFC 9112 section 6.1"}
 	ErrCodingVersion  = &Error{"Transfer-Encoding with HTTP/1.0", "RFC 9112 section 6.1"}
 	ErrConnection     = &Error{"invalid connection option", "RFC 9110 section 7.6.1"}
+	ErrOptions        = &Error{"too many connection options", "RFC 9110 section 7.6.1"}
+	ErrUpgrades       = &Error{"too many protocols to upgrade to", "RFC 9110 section 7.8"}
 	ErrNominated      = &Error{"connection option that names an end-to-end field", "RFC 9110 section 7.6.1"}
 	ErrTrailer        = &Error{"Trailer names a field of the framing", "RFC 9110 section 6.5.1"}
 

@@ -22,15 +22,28 @@ func (r *Reader) endField(data []byte, end, i int) {
 		default:
 			f.Value.End = value.End
 		}
+		if err := r.count(bytes.Count(value.Of(data), comma)); err != nil {
+			r.malformed(err, i)
+		}
 		return
 	}
 	f.Value = value
-	r.special = false
-	switch f.Name.len() { // spares most fields the comparisons
-	case len("Host"), len("Trailer"), len("Content-Length"), len("Transfer-Encoding"):
-		if err := r.checkField(data, f.Name.Of(data), value); err != nil {
-			r.malformed(err, i)
+	r.special, r.list = false, otherField
+	var err *Error
+	switch name := f.Name.Of(data); len(name) { // spares most fields the comparisons
+	case len("Connection"):
+		if equalFold(name, "Connection") {
+			err = r.beginList(connectionField, value.Of(data))
 		}
+	case len("Trailer"), len("Host"), len("Content-Length"), len("Transfer-Encoding"):
+		if equalFold(name, "Upgrade") {
+			err = r.beginList(upgradeField, value.Of(data))
+		} else {
+			err = r.checkField(data, name, value)
+		}
+	}
+	if err != nil {
+		r.malformed(err, i)
 	}
 }
 
@@ -64,6 +77,27 @@ func (r *Reader) checkField(data, name []byte, value Span) *Error {
 		return nil
 	}
 	r.special = false
+	return nil
+}
+
+// beginList begins to count the elements of a field of that kind.
+func (r *Reader) beginList(list kind, value []byte) *Error {
+	r.list = list
+	return r.count(1 + bytes.Count(value, comma))
+}
+
+// count adds n to the elements of the list that the last field is a part of.
+func (r *Reader) count(n int) *Error {
+	switch r.list {
+	case connectionField:
+		if r.options += n; r.options > maxElements {
+			return ErrOptions
+		}
+	case upgradeField:
+		if r.upgrades += n; r.upgrades > maxElements {
+			return ErrUpgrades
+		}
+	}
 	return nil
 }
 

@@ -47,7 +47,7 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 	}
 	connect := string(r.Method.Of(data)) == "CONNECT"
 	if !connect && r.Minor == 1 && options.has(data, "upgrade") {
-		out.Upgrade, out.Key = f.upgrade(r, data)
+		out.Upgrade, out.Key = f.upgrade(r, data, options)
 	}
 
 	head := make([]byte, 0, r.Len+len("Connection: Upgrade\r\nUpgrade: \r\n")+len(out.Upgrade))
@@ -207,7 +207,8 @@ func appendField(head, name, value []byte) []byte {
 
 // upgrade returns the first protocol that the client asks for and may be upgraded to. A
 // WebSocket needs a key, by which its answer is known to be one (RFC 6455 section 4.1).
-func (f *Forward) upgrade(r *Reader, data []byte) (protocol string, key []byte) {
+func (f *Forward) upgrade(r *Reader, data []byte, options *options) (protocol string, key []byte) {
+	key, hasKey := webSocketKey(r, data, options)
 	for _, field := range r.Fields {
 		if !equalFold(field.Name.Of(data), "Upgrade") {
 			continue
@@ -220,10 +221,8 @@ func (f *Forward) upgrade(r *Reader, data []byte) (protocol string, key []byte) 
 			case i < 0:
 			case f.Upgrades[i] != "websocket":
 				return f.Upgrades[i], nil
-			default:
-				if key, ok := webSocketKey(r, data); ok {
-					return "websocket", key
-				}
+			case hasKey:
+				return "websocket", key
 			}
 		}
 	}
@@ -232,10 +231,10 @@ func (f *Forward) upgrade(r *Reader, data []byte) (protocol string, key []byte) 
 
 // webSocketKey returns the key of a WebSocket handshake. One that Connection names does
 // not go up, so there is none.
-func webSocketKey(r *Reader, data []byte) (key []byte, ok bool) {
+func webSocketKey(r *Reader, data []byte, options *options) (key []byte, ok bool) {
 	key, n := r.Lookup(data, "Sec-WebSocket-Key")
 	var nonce [18]byte
-	if n != 1 || connectionOptions(r.Fields, data).has(data, "Sec-WebSocket-Key") ||
+	if n != 1 || options.has(data, "Sec-WebSocket-Key") ||
 		len(key) != base64.StdEncoding.EncodedLen(16) || string(r.Method.Of(data)) != "GET" {
 		return nil, false
 	}
@@ -245,21 +244,27 @@ func webSocketKey(r *Reader, data []byte) (key []byte, ok bool) {
 
 // options are the elements of the Connection fields of a head.
 type options struct {
-	few  [8]Span
+	room [maxElements]Span // for all that a [Reader] accepts
 	list []Span
 }
 
-// Nominates reports whether a Connection field of the head that r has read from data
-// names the field of that name, which makes it one that recipients remove (RFC 9110
+// Nominated returns the first of the names that a Connection field of the head that r
+// has read from data holds, or "". Recipients remove a field of that name (RFC 9110
 // section 7.6.1). Letter case does not matter.
-func (r *Reader) Nominates(data []byte, name string) bool {
-	return connectionOptions(r.Fields, data).has(data, name)
+func (r *Reader) Nominated(data []byte, names []string) string {
+	options := connectionOptions(r.Fields, data)
+	for _, name := range names {
+		if options.has(data, name) {
+			return name
+		}
+	}
+	return ""
 }
 
 // connectionOptions returns the connection options of a head.
 func connectionOptions(fields []Field, data []byte) *options {
 	o := new(options)
-	o.list = o.few[:0]
+	o.list = o.room[:0]
 	for _, field := range fields {
 		if !equalFold(field.Name.Of(data), "Connection") {
 			continue

@@ -31,6 +31,10 @@ func seeds() [][]byte {
 		[]byte("SSH-2.0-OpenSSH_9.6 Debian-3\r\n"),
 		[]byte("OPTIONS rtsp://example.com/ RTSP/1.0\r\n"),
 		[]byte(strings.Repeat("M", 33) + " / HTTP/1.1\r\nHost: a\r\n\r\n"), // one of these two lenient
+		[]byte(start + fields(maxFields-1) + "\r\n"),
+		[]byte(start + fields(maxFields) + "\r\n"),
+		[]byte(start + "Connection: a" + strings.Repeat(",a", maxElements-1) + "\r\nUpgrade: a" + strings.Repeat(",a", maxElements-1) + "\r\n\r\n"),
+		[]byte(start + "Upgrade: a" + strings.Repeat(",a", maxElements) + "\r\n\r\n"),
 		[]byte(strings.Repeat("M", 200) + " / HTTP/1.1\r\nHost: a\r\n\r\n"),
 	}
 	for _, expect := range []string{"100-continue", "else"} {
@@ -68,9 +72,10 @@ func FuzzCuts(f *testing.F) {
 		if r.verdict == More && r.pos != len(data) {
 			t.Fatalf("%q: stopped at %d without a verdict", data, r.pos)
 		}
-		if (r.verdict == Malformed) != (r.Err() != nil) {
+		if (r.verdict == Malformed || r.verdict == TooLarge) != (r.Err() != nil) {
 			t.Fatalf("%q: %v with error %v", data, r.verdict, r.Err())
 		}
+		bounded(t, data, r.Fields, maxFields)
 		if r.verdict != HTTP {
 			return
 		}
@@ -90,6 +95,26 @@ func FuzzCuts(f *testing.F) {
 			compare(t, in, "strict accepts, lenient", lenient, &r)
 		}
 	})
+}
+
+// bounded fails if there are more fields, or more elements in them, than a head may
+// have. The fields of a head that is not complete are those before the last one.
+func bounded(t *testing.T, data []byte, fields []Field, most int) {
+	t.Helper()
+	if len(fields) > most {
+		t.Fatalf("%q: %d fields", data, len(fields))
+	}
+	for _, name := range []string{"Connection", "Upgrade"} {
+		elements := 0
+		for _, f := range fields[:max(len(fields)-1, 0)] {
+			if equalFold(f.Name.Of(data), name) {
+				elements += 1 + bytes.Count(f.Value.Of(data), comma)
+			}
+		}
+		if elements > maxElements {
+			t.Fatalf("%q: %d elements of %s", data, elements, name)
+		}
+	}
 }
 
 // FuzzNetHTTP asserts that net/http's server accepts every head that a Reader
@@ -380,6 +405,7 @@ func FuzzResponse(f *testing.F) {
 		if (r.head.verdict == Malformed) != (r.Err() != nil) {
 			t.Fatalf("%q: %v with error %v", data, r.head.verdict, r.Err())
 		}
+		bounded(t, data, r.Fields, maxResponseFields)
 		if r.head.verdict != HTTP {
 			return
 		}
@@ -458,6 +484,9 @@ func FuzzForward(f *testing.F) {
 		r.Reset(o)
 		if r.Read(data) != HTTP {
 			return
+		}
+		if len(r.Fields) > maxFields-3 {
+			return // Host, Connection and Upgrade may be added, and s would not read so many
 		}
 		in := data[:r.Len]
 		forward := &Forward{Upgrades: []string{"websocket", "other"}, KeepAliases: aliases}
@@ -572,8 +601,8 @@ func FuzzForwardResponse(f *testing.F) {
 	f.Add(answer, uint8(0))
 	f.Fuzz(func(t *testing.T, data []byte, method uint8) {
 		r := readResponse(string(data))
-		if r.head.verdict != HTTP {
-			return
+		if r.head.verdict != HTTP || len(r.Fields) == maxResponseFields {
+			return // Connection is added, and s would not read so many
 		}
 		in := data[:r.Len]
 		head := r.Forward(nil, data)

@@ -8,13 +8,16 @@
 // The verdict, and the byte at which it is reached, depend on the bytes alone,
 // never on the pieces in which they came.
 //
+// What a head may hold is bounded, in both modes, so that nobody who works on an
+// accepted head does more than is linear in its bytes.
+//
 // By default it is strict: it accepts only a head that all parsers read alike,
 // which is less than RFC 9112 and RFC 9110 allow a recipient to tolerate. What
 // it refuses on top of their grammar are dot segments in the path, a percent
 // sign or a dot at the end of the host and a Host that differs from the target's
-// authority. With
-// [Options].Lenient it accepts what the server of net/http accepts. In neither
-// mode does it accept what net/http rejects.
+// authority. With [Options].Lenient it accepts what the server of net/http
+// accepts, within these bounds. In neither mode does it accept what net/http
+// rejects.
 //
 // What comes after a request head has readers of its own: [Body] and [Chunks]
 // find the end of a body, and [Response] reads the head of the answer. They too
@@ -32,6 +35,7 @@ const (
 	HTTP2                    // the HTTP/2 connection preface
 	Other                    // can become none of these
 	Malformed                // meant as HTTP, but invalid or ambiguous
+	TooLarge                 // an HTTP/1 head with more fields than are read
 )
 
 func (v Verdict) String() string {
@@ -48,6 +52,8 @@ func (v Verdict) String() string {
 		return "other"
 	case Malformed:
 		return "malformed"
+	case TooLarge:
+		return "too large"
 	}
 	return "invalid"
 }
@@ -55,7 +61,8 @@ func (v Verdict) String() string {
 // Options choose how a [Reader] reads. The zero value is strict, reads a whole
 // head, and takes the bytes for the first ones of their connection.
 type Options struct {
-	// Lenient accepts what the server of net/http accepts.
+	// Lenient accepts what the server of net/http accepts, within the bounds of
+	// any head.
 	Lenient bool
 	// LineOnly decides as soon as the request line is complete.
 	LineOnly bool
@@ -72,8 +79,6 @@ type Span struct{ Start, End uint32 }
 
 // Of returns the bytes of s in data. They are not copied.
 func (s Span) Of(data []byte) []byte { return data[s.Start:s.End:s.End] }
-
-func (s Span) len() int { return int(s.End - s.Start) }
 
 func (s Span) empty() bool { return s.Start == s.End }
 
@@ -132,6 +137,10 @@ type Reader struct {
 	badTrailer bool // a Trailer field names a field of the framing
 	special    bool // the last field has a meaning to this package
 	folding    bool // the line being read continues the last field
+
+	list     kind // what the last field is, if its elements are counted
+	options  int  // the elements of the Connection fields
+	upgrades int  // the elements of the Upgrade fields
 }
 
 // state is what the next byte belongs to.
@@ -181,6 +190,20 @@ const (
 	// space in it is not waited for. The longest registered method has 17 bytes.
 	// A server of net/http takes a token of any length for a method.
 	maxMethod = 32
+
+	// maxFields bounds the fields of a request, maxResponseFields those of a
+	// response: 20 bytes are kept for each, and who passes a head on looks at each
+	// for every connection option. HAProxy reads 101 (tune.http.maxhdr), Apache 100
+	// (LimitRequestFields); nginx and net/http bound their bytes alone. Browsers
+	// send about 20.
+	maxFields         = 256
+	maxResponseFields = 1024
+
+	// maxElements bounds the elements of all Connection fields of a head together,
+	// and those of all Upgrade fields, empty ones too. Other servers have no such
+	// bound: HAProxy and nginx look for a few known words in these lists, Apache
+	// removes what is named, from at most 100 fields. Clients send up to three.
+	maxElements = 32
 
 	preface     = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113 section 3.4
 	prefaceLine = "PRI * HTTP/2.0\r\n"
@@ -252,13 +275,13 @@ func (r *Reader) read(data []byte) Verdict {
 	return r.verdict
 }
 
-// Partial reports whether the bytes so far, undecided, may be the beginning of
-// an HTTP/1 head: there is at least one, and they are not part of a TLS record,
-// a PROXY header or the HTTP/2 preface. Their sender understands an error
-// response.
+// Partial reports whether the bytes so far, undecided or too large, may be the
+// beginning of an HTTP/1 head: there is at least one, and they are not part of a
+// TLS record, a PROXY header or the HTTP/2 preface. Their sender understands an
+// error response.
 func (r *Reader) Partial() bool {
 	if r.verdict != More {
-		return false
+		return r.verdict == TooLarge
 	}
 	switch r.state {
 	case atStart, inTLS, inSignature, inPreface:
@@ -267,7 +290,7 @@ func (r *Reader) Partial() bool {
 	return true
 }
 
-// Err returns why the verdict is Malformed, an [*Error], or nil.
+// Err returns why the verdict is Malformed or TooLarge, an [*Error], or nil.
 func (r *Reader) Err() error {
 	if r.err == nil {
 		return nil
@@ -463,6 +486,10 @@ func (r *Reader) readFields(data []byte) {
 				r.malformed(nameError(data[i]), i)
 				return
 			}
+			if len(r.Fields) >= maxFields && r.full() {
+				r.refuseField(i)
+				return
+			}
 			r.Fields = append(r.Fields, Field{Name: span(r.start, i)})
 			i++
 			r.start = i
@@ -482,6 +509,21 @@ func (r *Reader) readFields(data []byte) {
 		i += 2
 	}
 	r.pos = i
+}
+
+// full reports whether the head has as many fields as it may have.
+func (r *Reader) full() bool {
+	return !r.opts.response || len(r.Fields) >= maxResponseFields
+}
+
+// refuseField ends reading at i, where the name of one field too many ends.
+func (r *Reader) refuseField(i int) {
+	if r.opts.response {
+		r.malformed(ErrFields, i)
+		return
+	}
+	r.err = ErrFields
+	r.decide(TooLarge, i)
 }
 
 // readFieldStart reads the byte at i, where a line begins, but no field name.

@@ -558,7 +558,7 @@ func TestErrors(t *testing.T) {
 }
 
 func TestVerdictString(t *testing.T) {
-	for v, want := range []string{"more", "http", "tls", "http2", "other", "malformed", "invalid"} {
+	for v, want := range []string{"more", "http", "tls", "http2", "other", "malformed", "too large", "invalid"} {
 		if got := Verdict(v).String(); got != want {
 			t.Errorf("%d: got %q, want %q", v, got, want)
 		}
@@ -576,7 +576,9 @@ func TestLinear(t *testing.T) {
 		"value":         start + "a:" + strings.Repeat(" ", size),
 		"folding":       start + "a:" + strings.Repeat("\r\n ", size/3),
 		"folding words": start + "a:" + strings.Repeat("\r\n b ", size/6),
-		"fields":        start + strings.Repeat("a: b\r\n", size/6),
+		"fields":        start + strings.Repeat("a: "+strings.Repeat("b", size/255)+"\r\n", 255),
+		"options":       start + strings.Repeat("a:\r\n", 250) + "Connection: " + strings.Repeat(strings.Repeat("a", size/32)+",", 31),
+		"folded list":   start + "Upgrade: a" + strings.Repeat("\r\n b", size/4),
 	} {
 		data := []byte(in)
 		var r Reader

@@ -29,7 +29,8 @@ func (f Framing) String() string {
 // valid once Read has returned HTTP.
 //
 // A line may end in LF alone, and the reason phrase may be missing with its space,
-// as net/http's client has it. It refuses what clients read in different ways.
+// as net/http's client has it. It refuses what clients read in different ways, and more
+// than 1,024 fields.
 type Response struct {
 	Status int // 100 to 999
 	Minor  int // the x of HTTP/1.x
