@@ -136,7 +136,7 @@ func TestCloseIfUnhealthy(t *testing.T) {
 			failing, other := newDownable(t, hold), newDownable(t, hold)
 			address, otherAddress := freeAddress(t), freeAddress(t)
 			relay := func(to string) string {
-				return "route {\n inspect {\n route {\n relay {\n " + activeChecks + test.option +
+				return "route {\n inspect {\n @any inspected http other\n route @any {\n relay {\n " + activeChecks + test.option +
 					"upstream " + to + " {\n max_connections 2\n }\n }\n }\n }\n }\n"
 			}
 			s := start(t, "{\n layer4 {\n "+address+" {\n "+relay(failing.address)+"}\n "+otherAddress+" {\n "+relay(other.address)+"}\n }\n}")

@@ -104,7 +104,8 @@ func TestRewriteHeadBeforeDestinations(t *testing.T) {
 func TestRewriteHeadRefuses(t *testing.T) {
 	address := freeAddress(t)
 	s := start(t, layer4Caddyfile(address, `
-		route {
+		@any inspected http other
+		route @any {
 			rewrite_head {
 				header X-Path {l4.http.path}
 			}
