@@ -1,8 +1,11 @@
 package streamprox
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
+	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,9 +65,31 @@ func (l *failureLog) log(write func(string, ...zap.Field), kind failureKind, fie
 	write(kind.message, append(fields, zap.Int("failures", failures))...)
 }
 
+// dialFailure says why an upstream was not reached, in words of which there are few.
+func dialFailure(err error) string {
+	switch failureStatus(err) {
+	case http.StatusGatewayTimeout:
+		return "timeout"
+	case http.StatusServiceUnavailable:
+		return "not available"
+	}
+	var certificate *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &certificate):
+		return "its certificate is not valid"
+	case strings.HasPrefix(err.Error(), "TLS handshake"):
+		return "TLS handshake failed"
+	default:
+		return "no connection"
+	}
+}
+
 // responseFailure says what is wrong with an upstream that has been reached and has not
-// answered a request as it should, or "".
+// answered a request as it should, or "". What a tunnel ends with is no answer.
 func responseFailure(account relay.Account) string {
+	if account.Engine != "http" {
+		return ""
+	}
 	truncated := errors.Is(account.Err, io.ErrUnexpectedEOF)
 	switch account.Cause {
 	case relay.UpstreamReset:

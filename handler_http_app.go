@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -54,8 +53,7 @@ type HTTPApp struct {
 	wrapped  bool                           // inside a listener wrapper
 	targets  func() (*httpListeners, error) // of the configuration this handler is in
 	unrouted unroutedLog
-	looped   atomic.Uint64 // connections that were handed over too often
-	loops    throttledLog
+	failures failureLog
 	logger   *zap.Logger
 }
 
@@ -252,16 +250,12 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	}
 	address := targets.choose(isTLS)
 	if address == "" {
-		h.logger.Error("no site is bound to that name",
-			zap.String("listener", h.Listener),
-			zap.String("missing", targets.bind()),
-			zap.Bool("tls", isTLS),
-			zap.Stringer("remote", cx.RemoteAddr()))
+		h.logMissing(targets, isTLS, cx.RemoteAddr())
 		refuse(conn, in, pending, http.StatusServiceUnavailable)
 		return nil
 	}
 	if handOvers(conn) >= maxHandOvers {
-		h.loops.warn(h.logger, "connections are handed over in a circle: the http_app in a listener wrapper leads back to the wrapper's own server", h.looped.Add(1))
+		h.failures.log(h.logger.Warn, failureKind{message: "connections are handed over in a circle: the http_app in a listener wrapper leads back to the wrapper's own server"})
 		refuse(conn, in, pending, http.StatusLoopDetected)
 		return nil
 	}
@@ -290,7 +284,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		handed = tlsServedConn{served: handed, state: state}
 	}
 	if err := network.deliver(address, handed, h.wait); err != nil {
-		h.logger.Error("delivering connection",
+		h.failures.log(h.logger.Error, failureKind{message: "delivering connection"},
 			zap.String("listener", address),
 			zap.Duration("wait", h.wait),
 			zap.Stringer("remote", cx.RemoteAddr()),
@@ -303,6 +297,23 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		<-closed
 	}
 	return nil
+}
+
+// logMissing says why a connection has no listener. A name with sites for HTTP alone gets
+// TLS from those who look for open ports, and so the other way round: that is no mistake.
+func (h *HTTPApp) logMissing(targets *httpListeners, isTLS bool, remote net.Addr) {
+	if targets.empty() {
+		h.failures.log(h.logger.Error, failureKind{message: "no site is bound to that name"},
+			zap.String("listener", h.Listener),
+			zap.String("missing", targets.bind()),
+			zap.Bool("tls", isTLS),
+			zap.Stringer("remote", remote))
+		return
+	}
+	h.logger.Debug("the name has no listener of that kind",
+		zap.String("listener", targets.name),
+		zap.Bool("tls", isTLS),
+		zap.Stringer("remote", remote))
 }
 
 // fallThrough leaves the connection to the wrapped server. It cannot come back to that,

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -106,8 +105,7 @@ type Relay struct {
 	responseTimeout  time.Duration
 	forward          httphead.Forward
 	unrouted         unroutedLog
-	circled          atomic.Uint64 // streams that came back in
-	circles          throttledLog
+	failures         failureLog
 	proxyVersion     byte // 0: no PROXY protocol header
 	engine           relay.Engine
 	ctx              caddy.Context
@@ -285,7 +283,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 
 	turns, leave := circle(client, conn)
 	if turns > 0 {
-		h.circles.warn(h.logger, "relay leads back to the port that its client has come in by", h.circled.Add(1), zap.String("upstream", to.address))
+		h.failures.log(h.logger.Warn, failureKind{"relay leads back to the port that its client has come in by", to.address, ""})
 	}
 	if turns > maxHandOvers {
 		leave()
@@ -312,6 +310,9 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	done := func(account relay.Account) {
 		leave()
 		to.release()
+		if request != nil {
+			h.logResponse(remote, to.address, account)
+		}
 		h.logEnd(remote, name, account)
 		ended.Done()
 	}
@@ -453,6 +454,8 @@ func (h *Relay) tryEach(ctx context.Context, cx *layer4.Connection, header *prox
 			u.peer.fail(h.checks.failDuration)
 		}
 		h.logger.Debug("dial failed", zap.String("upstream", u.address), zap.Stringer("remote", cx.RemoteAddr()), zap.Error(dialErr))
+		h.failures.log(h.logger.Warn, failureKind{"upstream not reached", u.address, dialFailure(dialErr)},
+			zap.Stringer("remote", cx.RemoteAddr()), zap.Error(dialErr))
 	}
 }
 
@@ -476,10 +479,18 @@ func (h *Relay) logFailure(cx *layer4.Connection, err error) {
 		return
 	}
 	if errors.Is(err, errNotAllowed) {
-		h.logger.Warn("address refused", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+		h.failures.log(h.logger.Warn, failureKind{message: "address refused"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return
 	}
-	h.logger.Error("no upstream reached", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+	h.failures.log(h.logger.Error, failureKind{message: "no upstream reached"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+}
+
+// logResponse warns of an upstream that has not answered a request as it should.
+func (h *Relay) logResponse(remote net.Addr, upstream string, account relay.Account) {
+	if reason := responseFailure(account); reason != "" {
+		h.failures.log(h.logger.Warn, failureKind{"upstream did not answer as it should", upstream, reason},
+			zap.Stringer("remote", remote), zap.NamedError("error", account.Err))
+	}
 }
 
 func (h *Relay) logEnd(remote net.Addr, upstream string, account relay.Account) {

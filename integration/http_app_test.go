@@ -523,20 +523,45 @@ func TestHTTPAppWithoutBind(t *testing.T) {
 			t.Errorf("%s: got %q, want 503, with content unless HEAD", method, got)
 		}
 	}
-	if n := len(s.logs.lines(map[string]any{"level": "error", "msg": message, "missing": missing, "tls": false})); n != 2 {
-		t.Errorf("got %d log lines that name the missing bind, want 2\n%s", n, s.logs)
-	}
+	s.logs.expect(t, map[string]any{"level": "error", "msg": message, "missing": missing, "failures": 1})
 
 	err := tls.Client(dial(t, address), tlsClient()).Handshake()
 	if err == nil || !strings.Contains(err.Error(), "internal error") {
 		t.Errorf("TLS: got %v, want the alert internal_error", err)
 	}
-	s.logs.expect(t, map[string]any{"level": "error", "msg": message, "missing": missing, "tls": true})
 
 	conn := dial(t, address)
 	send(t, conn, "EHLO example.com\r\n", 1)
 	if got := receive(t, conn); got != "" {
 		t.Errorf("neither HTTP nor TLS: got %q, want nothing", got)
+	}
+}
+
+// A TLS probe of a name that has sites for HTTP alone is no error, and claims no missing
+// bind.
+func TestTLSProbeOfHTTPSites(t *testing.T) {
+	address := freeAddress(t)
+	s := start(t, `{
+		layer4 {
+			`+address+` {
+				route {
+					http_app web
+				}
+			}
+		}
+	}
+	http://:80 {
+		bind streamprox/web
+		respond web
+	}`)
+	for range 3 {
+		err := tls.Client(dial(t, address), tlsClient()).Handshake()
+		if err == nil || !strings.Contains(err.Error(), "internal error") {
+			t.Errorf("got %v, want the alert internal_error", err)
+		}
+	}
+	if got := s.logs.problems(); strings.Contains(got, "http_app") {
+		t.Errorf("got %s, want no warning of http_app", got)
 	}
 }
 
