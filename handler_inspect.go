@@ -218,6 +218,11 @@ func (h *Inspect) run(in *inspection, next layer4.Handler) error {
 		err := h.dispatch(in, next)
 		switch successor := in.successor; {
 		case successor == nil:
+			if in.later {
+				// The response before it may still be on its way. If somebody has taken the
+				// connection this finds it closed.
+				linger(in.conn)
+			}
 			return err
 		case successor.inspect != h:
 			in.outer.origin.successor = successor

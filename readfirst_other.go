@@ -15,3 +15,7 @@ func (r firstReader) read(limit int) ([]byte, error) { return readFirstFrom(r.co
 
 // scarce reports whether the connection is one too many.
 func (firstReader) scarce() bool { return false }
+
+// unread reports whether the socket beneath conn holds bytes that nobody has read. There
+// is no telling.
+func unread(net.Conn) bool { return false }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 )
 
@@ -100,4 +102,18 @@ func (r *firstRead) tryRead(fd uintptr) bool {
 		r.err = os.NewSyscallError("read", err)
 	}
 	return true
+}
+
+// unread reports whether the socket beneath conn holds bytes that nobody has read: then
+// closing it sends a reset.
+func unread(conn net.Conn) bool {
+	raw := rawConn(socket(conn))
+	if raw == nil {
+		return false
+	}
+	var n int
+	_ = raw.Control(func(fd uintptr) {
+		n, _, _ = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	return n > 0
 }

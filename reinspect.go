@@ -130,13 +130,14 @@ func (c *reinspectConn) Read(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	defer c.endCall()
-	if c.enter(delivering) == hijacked {
-		c.unread()
-		return c.replayConn.Read(p)
-	}
-	switch {
+	switch phase, closing := c.enter(delivering); {
 	case c.detached.Load():
 		return 0, io.EOF
+	case closing:
+		return 0, net.ErrClosed
+	case phase == hijacked:
+		c.unread()
+		return c.replayConn.Read(p)
 	case len(c.pending) > 0:
 		return c.replayConn.Read(p)
 	case c.broken != nil:
@@ -330,15 +331,16 @@ func (c *reinspectConn) leave(next *inspection) error {
 	return io.EOF
 }
 
-// enter makes p the phase, unless the connection is hijacked, and returns what it is.
-func (c *reinspectConn) enter(p phase) phase {
+// enter makes p the phase, unless the connection is hijacked, and returns what it is, and
+// whether the server has closed.
+func (c *reinspectConn) enter(p phase) (phase phase, closing bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.phase != hijacked && c.phase != p {
 		c.phase = p
 		_ = c.applyDeadline()
 	}
-	return c.phase
+	return c.phase, c.closing
 }
 
 // applyDeadline sets the read deadline of the connection beneath. While the next head
@@ -349,7 +351,7 @@ func (c *reinspectConn) applyDeadline() error {
 	if !c.interrupted && (c.phase == watching || c.phase == awaiting && !c.headDeadline.IsZero()) {
 		t = c.headDeadline
 	}
-	if t.Equal(c.applied) {
+	if t.Equal(c.applied) || c.closing {
 		return nil
 	}
 	c.applied = t
@@ -387,6 +389,11 @@ func (c *reinspectConn) SetReadDeadline(t time.Time) error {
 // SetWriteDeadline implements net.Conn.
 func (c *reinspectConn) SetWriteDeadline(t time.Time) error {
 	if c.detached.Load() {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
 		return nil
 	}
 	return c.Conn.SetWriteDeadline(t)
@@ -431,9 +438,16 @@ func (c *reinspectConn) Close() error {
 	c.mu.Lock()
 	first := !c.closing
 	c.closing = true
+	served := c.phase != hijacked
 	c.wake.Broadcast()
 	c.mu.Unlock()
 	if !c.detached.Load() {
+		if first && served && unread(c.base) {
+			// Closing would send a reset, and destroy the response that is on its way.
+			c.requestTaken()
+			go c.closeLater(streams.Hold(func() { _ = c.replayConn.Close() }))
+			return nil
+		}
 		return c.replayConn.Close()
 	}
 	if first {
@@ -442,6 +456,14 @@ func (c *reinspectConn) Close() error {
 		c.left(c.next)
 	}
 	return nil
+}
+
+// closeLater is a goroutine that closes the connection when the client has had some time
+// to read what it was sent.
+func (c *reinspectConn) closeLater(release func()) {
+	defer release()
+	linger(c.base)
+	_ = c.replayConn.Close()
 }
 
 // Interface guards
