@@ -15,7 +15,7 @@ func (l *loop) serve(p *pair) {
 		if !ln.over {
 			l.carry(p, ln)
 		}
-		if src, _ := p.ends(ln); ln.over && src.failed {
+		if src, _ := p.ends(ln); src.failed && (ln.over || !ln.empty()) {
 			l.collect(p, src)
 		}
 	}
@@ -148,8 +148,8 @@ func (l *loop) finish(p *pair, ln *lane) {
 	l.clocks.set(p)
 }
 
-// collect ends the stream if s, of which nothing is read any more, has failed.
-// Elsewhere reading tells, after the bytes that came before.
+// collect ends the stream if s has failed, of which nothing is read: any more, or because
+// the destination takes nothing. Elsewhere reading tells, after the bytes before.
 func (l *loop) collect(p *pair, s *socket) {
 	if p.ended != 0 {
 		return

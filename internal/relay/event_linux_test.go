@@ -122,30 +122,6 @@ func TestEventDoneMayWait(t *testing.T) {
 	close(goOn)
 }
 
-// TestEventResetAfterEnd: a peer that has ended sending and then goes away is noticed
-// though there is nothing to be written to it.
-func TestEventResetAfterEnd(t *testing.T) {
-	for _, test := range []struct {
-		name     string
-		from, to func(*link) net.Conn
-		want     Cause
-	}{
-		{"client", (*link).clientEnd, (*link).upstreamEnd, ClientReset},
-		{"upstream", (*link).upstreamEnd, (*link).clientEnd, UpstreamReset},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			l := relayed(t, newEvent(nil), "tcp", Stream{})
-			closeWrite(t, test.from(l))
-			receivesEnd(t, test.to(l))
-			sendReset(test.from(l))
-			l.ends(t, Account{Cause: test.want})
-			if _, err := test.to(l).Write([]byte("x")); !isReset(err) {
-				t.Errorf("sending: got error %v, want a reset", err)
-			}
-		})
-	}
-}
-
 // TestResetBehindEnd: a reset that follows an end of sending leaves only the end to be
 // read. The other side must not take it for one.
 func TestResetBehindEnd(t *testing.T) {

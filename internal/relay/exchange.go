@@ -38,8 +38,12 @@ type Exchange struct {
 	// sent. 0: no limit.
 	ResponseHeaderTimeout time.Duration
 
-	IdleTimeout      time.Duration // as that of a Stream
-	HalfCloseTimeout time.Duration // as that of a Stream; of a tunnel
+	IdleTimeout time.Duration // as that of a Stream
+
+	// Once the client has finished sending, after a complete request: no byte of the
+	// response delivered for that long ends the exchange. 0: none. Of a tunnel, as that
+	// of a Stream.
+	HalfCloseTimeout time.Duration
 
 	Streams *Registry // where the exchange is registered; nil: nowhere
 	Group   *Registry // as that of a Stream
@@ -100,7 +104,10 @@ func (x *Exchange) Run() (detached bool) {
 	e.up = flow{stream: &e.stream, src: client, dst: upstream}
 	e.down = flow{stream: &e.stream, src: upstream, dst: client}
 	e.started = time.Now()
-	e.idle = x.IdleTimeout
+	e.idle, e.halfClose = x.IdleTimeout, x.HalfCloseTimeout
+	// The flow down has none: what an upstream has sent before its reset may be the whole
+	// response, for which a slow client waits.
+	e.up.guard = newGuard(x.Client, func(err error) { e.abortFor(client, err) })
 	e.expire = func(cause Cause) { e.abort(cause, nil, statusGatewayTimeout) }
 	e.done, e.registry = x.Done, x.Streams
 
@@ -145,6 +152,8 @@ type exchange struct {
 	gaveUp   chan struct{} // closed when abort has ended the stream
 	handed   chan struct{} // closed when an engine has the tunnel
 
+	watching sync.Mutex // held while the flow up waits for a hang-up
+
 	state    sync.Mutex // guards the following, and the deadlines
 	answered bool       // the client gets a final response, the upstream's or ours
 	aborted  bool       // both connections are abort's
@@ -160,19 +169,21 @@ type exchange struct {
 func (e *exchange) wantsTunnel() bool { return e.Request.Upgrade != "" || e.Method == "CONNECT" }
 
 // send is the flow up: the request, and then what the client sends after it. It ends
-// with the client's sending, a connection, the bounds, or the beginning of a tunnel.
+// some time after the response, with a connection, or with the beginning of a tunnel.
 func (e *exchange) send() {
 	defer close(e.sent)
 	src := newSource(e.Client)
-	if e.sendRequest(src) && e.wantsTunnel() && e.hold(src) {
+	e.sendRequest(src)
+	// A complete request holds, also if its last bytes could not be sent: the upstream
+	// may have answered before, and then there is a tunnel, of which no byte is lost.
+	if e.wantsTunnel() && e.complete.Load() && e.hold(src) {
 		return
 	}
 	e.discard(src)
 }
 
-// sendRequest sends head and body. It reports false if it could not, or need not any
-// more.
-func (e *exchange) sendRequest(src source) bool {
+// sendRequest sends head and body, as far as it can and need.
+func (e *exchange) sendRequest(src source) {
 	n, done, err := e.Body.Read(e.Pending)
 	if done && e.wantsTunnel() {
 		e.held = append(e.held, e.Pending[n:]...)
@@ -180,11 +191,11 @@ func (e *exchange) sendRequest(src source) bool {
 	if err != nil {
 		// Nothing is sent of a request that is known to be broken.
 		e.abort(BadRequest, err, statusBadRequest)
-		return false
+		return
 	}
 	e.complete.Store(done)
 	if e.up.write(append(e.Request.Head, e.Pending[:n]...)) != nil {
-		return false // whoever reads from the upstream sees why
+		return // whoever reads from the upstream sees why
 	}
 	e.Pending = nil
 	for !done {
@@ -201,27 +212,26 @@ func (e *exchange) sendRequest(src source) bool {
 			e.complete.Store(done)
 			if writeErr := e.up.write(p[:n]); writeErr != nil {
 				giveBack(p)
-				return false
+				return
 			}
 		}
 		giveBack(p)
 		switch {
 		case err != nil:
 			e.abort(BadRequest, err, statusBadRequest)
-			return false
+			return
 		case done || readErr == nil:
 		case errors.Is(readErr, os.ErrDeadlineExceeded): // the response is over
-			return false
+			return
 		case readErr == io.EOF && !lostPeer(e.Client):
 			e.abort(BadRequest, io.ErrUnexpectedEOF, statusBadRequest)
-			return false
+			return
 		default:
 			e.abortFor(e.up.src, readErr)
-			return false
+			return
 		}
 	}
 	e.awaitResponse()
-	return true
 }
 
 // awaitResponse starts the clock of the response.
@@ -236,18 +246,14 @@ func (e *exchange) awaitResponse() {
 // hold keeps what the client sends until the decision, and reports whether it is a
 // tunnel.
 func (e *exchange) hold(src source) (tunnel bool) {
-	for len(e.held) < holdLimit {
-		p, err := src.read(int64(holdLimit - len(e.held)))
+	var err error
+	for err == nil && len(e.held) < holdLimit {
+		var p []byte
+		p, err = src.read(int64(holdLimit - len(e.held)))
 		e.held = append(e.held, p...)
 		giveBack(p)
-		if err == nil {
-			continue
-		}
-		if err != io.EOF && !errors.Is(err, os.ErrDeadlineExceeded) {
-			e.abortFor(e.up.src, err)
-		}
-		break
 	}
+	e.awaitHangUp(err)
 	select {
 	case <-e.decision:
 	case <-e.over:
@@ -264,23 +270,52 @@ func (e *exchange) hold(src source) (tunnel bool) {
 	return false
 }
 
-// discard reads and drops what the client sends, which also tells when it goes away.
+// discard reads and drops what the client sends, which also tells when it goes away,
+// until some time after the response.
 func (e *exchange) discard(src source) {
-	for _, limit := range [...]int64{discardLimit, e.lingerLimit()} {
-		for left := limit; left > 0; {
-			p, err := src.read(left)
-			left -= int64(len(p))
-			giveBack(p)
-			switch {
-			case err == nil:
-			case errors.Is(err, os.ErrDeadlineExceeded), err == io.EOF && !lostPeer(e.Client):
-				return
-			default:
-				e.abortFor(e.up.src, err)
-				return
-			}
+	e.awaitHangUp(drop(src, discardLimit))
+	<-e.over
+	e.state.Lock()
+	linger := e.ended && !e.aborted
+	if linger {
+		_ = e.Client.SetReadDeadline(time.Now().Add(lingerTimeout))
+	}
+	e.state.Unlock()
+	if linger {
+		_ = drop(src, e.lingerLimit())
+	}
+}
+
+// drop reads and drops at most so many bytes. It returns why it read less.
+func drop(src source, left int64) error {
+	for left > 0 {
+		p, err := src.read(left)
+		left -= int64(len(p))
+		giveBack(p)
+		if err != nil {
+			return err
 		}
-		<-e.over
+	}
+	return nil
+}
+
+// awaitHangUp is for when reading from the client has come to a bound (nil) or an error.
+// If that is no error of the connection, it waits until the client goes away, and then
+// gives the exchange up; or until a deadline says that something else is to be done.
+func (e *exchange) awaitHangUp(err error) {
+	if err == io.EOF && !lostPeer(e.Client) {
+		e.startHalfClose()
+		err = nil
+	}
+	if err == nil {
+		e.watching.Lock()
+		if !e.isAborted() {
+			err = AwaitHangUp(e.Client)
+		}
+		e.watching.Unlock()
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		e.abortFor(e.up.src, err)
 	}
 }
 
@@ -465,22 +500,25 @@ func (e *exchange) decide(tunnel bool) bool {
 // finish ends the exchange after its response: the client is told that nothing follows,
 // and what it still sends is read for a while.
 func (e *exchange) finish() {
-	defer close(e.over)
 	e.state.Lock()
-	if e.aborted {
-		e.state.Unlock()
+	ended := !e.aborted
+	if e.ended = ended; ended {
+		_ = e.Client.SetReadDeadline(time.Unix(1, 0)) // wakes the flow up, which lingers
+	}
+	e.state.Unlock()
+	close(e.over)
+	if !ended {
 		return
 	}
-	e.ended = true
-	_ = e.Client.SetReadDeadline(time.Now().Add(lingerTimeout))
-	e.state.Unlock()
-	if e.complete.Load() {
-		_ = e.Upstream.Close()
-	} else {
+	complete := e.complete.Load()
+	if !complete {
 		closeWithReset(e.Upstream)
 	}
 	if shutWrite(e.Client) != nil {
-		e.end(Finished, nil)
+		_ = e.Client.Close()
+	}
+	if complete {
+		_ = e.Upstream.Close()
 	}
 }
 
@@ -499,6 +537,11 @@ func (e *exchange) abort(cause Cause, err error, status int) {
 
 	closeWithReset(e.Upstream)
 	if refuse {
+		// A flow up that waits for a hang-up lets Refuse read.
+		_ = e.Client.SetReadDeadline(time.Unix(1, 0))
+		e.watching.Lock()
+		_ = e.Client.SetReadDeadline(time.Time{})
+		e.watching.Unlock()
 		e.Refuse(e.Client, status)
 		_ = e.Client.Close() // not with a reset, which could overtake the answer
 	}

@@ -21,7 +21,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	askInterval = 10 * time.Millisecond
+	goleak.VerifyTestMain(m)
+}
 
 // patience bounds what would otherwise hang; no test depends on its length.
 const patience = 30 * time.Second
@@ -118,12 +121,15 @@ func await(t *testing.T, what string, c <-chan struct{}) {
 	}
 }
 
-// connect returns the two ends of a connection over tcp, unix or tls. The near one
-// is for the engine, the far one for the test.
+// connect returns the two ends of a connection over tcp, unix, tls or an in-memory pipe.
+// The near one is for the engine, the far one for the test.
 func connect(t *testing.T, network string) (near, far net.Conn) {
 	t.Helper()
-	if network == "tls" {
+	switch network {
+	case "tls":
 		return connectTLS(t)
+	case "pipe":
+		return newDuplex()
 	}
 	address := "127.0.0.1:0"
 	if network == "unix" {
@@ -224,6 +230,18 @@ func sendCut(c net.Conn, data []byte) error {
 		data = data[n:]
 	}
 	return c.(closeWriter).CloseWrite()
+}
+
+// fill writes until the far side has taken nothing for a while. That it is full then is
+// likely, and no test relies on it.
+func fill(c net.Conn) {
+	for piece := make([]byte, 64<<10); ; {
+		c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+		if _, err := c.Write(piece); err != nil {
+			c.SetWriteDeadline(time.Time{})
+			return
+		}
+	}
 }
 
 func send(t *testing.T, c net.Conn, data string) {

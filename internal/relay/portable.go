@@ -34,6 +34,8 @@ func (p Portable) Start(s *Stream) (detached bool) {
 		pending: s.ToUpstream.Pending, limit: s.ToUpstream.Limit}
 	st.down = flow{stream: st, src: upstream, dst: client, back: &st.up,
 		pending: s.ToClient.Pending, limit: s.ToClient.Limit}
+	st.up.guard = newGuard(s.Client, func(err error) { st.fail(client, err) })
+	st.down.guard = newGuard(s.Upstream, func(err error) { st.fail(upstream, err) })
 	st.running.Store(2)
 
 	client.SetDeadline(time.Time{})
@@ -136,16 +138,24 @@ type flow struct {
 	pending   []byte
 	limit     int64
 	delivered atomic.Int64
+	guard     guard       // of the source
 	stopped   atomic.Bool // read no more: deliver what is in hand, then leave
 	shut      atomic.Bool // the destination's writing is, or is about to be, shut down
 }
 
-// run is the goroutine of the flow. It ends when the direction is over or one of
+// run is the goroutine of the flow. It ends when both directions are over or one of
 // the connections fails or is closed.
 func (f *flow) run() {
 	defer f.stream.leave()
-	if f.carry() {
-		f.stream.startHalfClose()
+	switch {
+	case !f.carry():
+	case !f.stream.startHalfClose():
+		f.stream.end(Finished, nil)
+	default:
+		// Nothing is read from the source any more that would tell of a reset.
+		if err := AwaitHangUp(f.src.Conn); err != nil {
+			f.stream.fail(f.src, err)
+		}
 	}
 }
 
@@ -196,6 +206,8 @@ func (f *flow) deliver(p []byte) bool {
 
 // write writes p to the destination and accounts for it.
 func (f *flow) write(p []byte) error {
+	f.guard.begin()
+	defer f.guard.end()
 	for len(p) > 0 {
 		n, err := f.dst.Write(p)
 		if n > 0 {
@@ -258,14 +270,15 @@ func (s *stream) checkClocks() {
 }
 
 // startHalfClose notes that a direction is over: from the first one on the
-// half-close timeout holds.
-func (s *stream) startHalfClose() {
+// half-close timeout holds. It reports whether this was the first one.
+func (s *stream) startHalfClose() (first bool) {
 	s.mu.Lock()
-	if !s.halfClosed {
+	if first = !s.halfClosed; first {
 		s.halfClosed, s.halfClosedAt = true, time.Since(s.started)
 	}
 	s.mu.Unlock()
 	s.checkClocks()
+	return first
 }
 
 // stopClocks stops the timer for good.

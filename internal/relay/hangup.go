@@ -1,0 +1,62 @@
+package relay
+
+import (
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+// askInterval is how often the source of a flow is asked for while nobody reads from it,
+// because its destination takes nothing. Tests lower it before anything begins.
+var askInterval = 5 * time.Second
+
+// guard notices that the source of a flow is reset while the flow is held up in a write:
+// a socket tells that only to those who read from it, or ask.
+type guard struct {
+	source  net.Conn
+	gone    func(error) // told of the reset; nil: nothing is noticed
+	timer   *time.Timer // nil until the first write
+	writing atomic.Bool
+}
+
+// newGuard returns a guard of source, which does nothing if that is not over a socket.
+func newGuard(source net.Conn, gone func(error)) guard {
+	if rawSocket(source) == nil {
+		return guard{}
+	}
+	return guard{source: source, gone: gone}
+}
+
+// begin is called before a write, and end after it.
+func (g *guard) begin() {
+	if g.gone == nil {
+		return
+	}
+	if g.timer == nil {
+		g.timer = time.AfterFunc(forever, g.ask)
+	}
+	g.writing.Store(true)
+	g.timer.Reset(askInterval)
+}
+
+func (g *guard) end() {
+	if g.gone == nil {
+		return
+	}
+	g.timer.Stop()
+	g.writing.Store(false)
+}
+
+// ask is the timer's function.
+func (g *guard) ask() {
+	if !g.writing.Load() {
+		return
+	}
+	if err := hangUp(g.source); err != nil {
+		g.gone(err)
+		return
+	}
+	if g.writing.Load() {
+		g.timer.Reset(askInterval)
+	}
+}
