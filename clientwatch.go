@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/relay"
 )
 
 const (
@@ -15,7 +17,8 @@ const (
 	// is still there: most take less.
 	watchDelay = 50 * time.Millisecond
 
-	// watchLimit bounds, in bytes, what is read from a client that is waiting.
+	// watchLimit bounds, in bytes, what is read from a client that is waiting. Beyond it
+	// only a reset is noticed.
 	watchLimit = 64 << 10
 )
 
@@ -49,23 +52,27 @@ func (w *clientWatch) start(parent context.Context) (ctx context.Context, stop f
 	}
 }
 
-// read reads ahead until the deadline that stop sets, the limit, or the end of the
-// client's sending. It calls gone when the connection breaks.
+// read reads ahead until the limit or the end of the client's sending, and then waits for
+// a reset; the deadline that stop sets ends both. It calls gone when the connection breaks.
 func (w *clientWatch) read(ctx context.Context, gone context.CancelFunc) {
 	buf := make([]byte, 4<<10)
 	for begin := len(w.pending); len(w.pending)-begin < watchLimit; {
 		n, err := w.conn.Read(buf)
 		w.pending = append(w.pending, buf[:n]...)
+		if errors.Is(err, io.EOF) {
+			w.ended.Store(true)
+			break
+		}
 		switch {
 		case err == nil && ctx.Err() == nil:
-		case errors.Is(err, io.EOF):
-			w.ended.Store(true)
-			return
 		case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		default:
 			gone()
 			return
 		}
+	}
+	if relay.AwaitHangUp(w.conn) != nil {
+		gone()
 	}
 }
