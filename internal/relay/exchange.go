@@ -74,6 +74,12 @@ const (
 	maxResponseHead = 64 << 10
 )
 
+// upstreamPatience is how long an upstream may take to close its connection after a
+// complete exchange, as it was asked to. Who closes first keeps the address of the
+// connection for a minute (TIME-WAIT), and this machine has some 28,000 of them for
+// each upstream. A variable for tests.
+var upstreamPatience = 100 * time.Millisecond
+
 // Statuses that the client gets when the upstream sends none.
 const (
 	statusBadRequest     = 400
@@ -498,7 +504,7 @@ func (e *exchange) decide(tunnel bool) bool {
 }
 
 // finish ends the exchange after its response: the client is told that nothing follows,
-// and what it still sends is read for a while.
+// and what it still sends is read for a while. It closes the upstream's connection.
 func (e *exchange) finish() {
 	e.state.Lock()
 	ended := !e.aborted
@@ -518,8 +524,23 @@ func (e *exchange) finish() {
 		_ = e.Client.Close()
 	}
 	if complete {
-		_ = e.Upstream.Close()
+		e.closeUpstream()
 	}
+}
+
+// closeUpstream closes the upstream's connection after a complete exchange: behind the
+// upstream, for which it waits a little, or with a reset.
+func (e *exchange) closeUpstream() {
+	_ = e.Upstream.SetReadDeadline(time.Now().Add(upstreamPatience))
+	inner, _ := innermost(e.Upstream)
+	// The end of a wrapper (TLS close_notify) comes before that of the connection.
+	for _, c := range [...]net.Conn{e.Upstream, inner} {
+		if n, err := c.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			closeWithReset(e.Upstream)
+			return
+		}
+	}
+	_ = e.Upstream.Close()
 }
 
 // abort gives the exchange up, unless its response is delivered: it resets the
