@@ -48,10 +48,20 @@ func (e *Event) Start(s *Stream) (detached bool) {
 	// The runtime's poller lets go of the sockets, which stay open.
 	s.Client.Close()
 	s.Upstream.Close()
-	e.Streams.add(p)
-	p.group.add(p)
-	p.loop.post(message{pair: p})
+	p.enrol()
 	return true
+}
+
+// enrol registers p and lets its loop begin with it, in one: who ends p meanwhile waits.
+// Else p could be over, and out of one registry, before it is in the other, for ever.
+// The loop's lock comes before those of the registries, which end nothing while they
+// hold theirs.
+func (p *pair) enrol() {
+	p.loop.mu.Lock()
+	defer p.loop.mu.Unlock()
+	p.engine.Streams.add(p)
+	p.group.add(p)
+	p.loop.postLocked(message{pair: p})
 }
 
 // takeOver returns the record of s with descriptors of its own, or nil if s is not for

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -141,6 +142,83 @@ func TestResetBehindEnd(t *testing.T) {
 			l.start(t, newEngine(nil), s)
 			receivesReset(t, l.upstream)
 			l.ends(t, Account{Cause: ClientReset})
+		})
+	}
+}
+
+// TestEventEnrols: nobody can end a stream that is in one registry and not yet in the other.
+func TestEventEnrols(t *testing.T) {
+	streams, group := new(Registry), new(Registry)
+	l := &link{}
+	s := Stream{Group: group}
+	s.Client, l.client = connect(t, "tcp")
+	s.Upstream, l.upstream = connect(t, "tcp")
+	group.mu.Lock() // Start comes as far as this
+	started := make(chan struct{})
+	go func() {
+		defer close(started)
+		l.start(t, newEvent(streams), s)
+	}()
+	for begin := time.Now(); streams.Len() == 0; runtime.Gosched() {
+		if time.Since(begin) > patience {
+			t.Fatal("no stream is registered")
+		}
+	}
+	streams.mu.Lock()
+	for m := range streams.streams {
+		for range 1000 {
+			if mu := &m.(*pair).loop.mu; mu.TryLock() {
+				mu.Unlock()
+				t.Error("the stream can be ended before it is in its group")
+				break
+			}
+			runtime.Gosched()
+		}
+	}
+	streams.mu.Unlock()
+	group.mu.Unlock()
+	await(t, "Start", started)
+	if got := streams.Kill(); got != 1 {
+		t.Errorf("killed: got %d, want 1", got)
+	}
+	l.ends(t, Account{Cause: Killed})
+	streams.Drain(t.Context())
+	group.Drain(t.Context())
+}
+
+// TestKillWhileStarting: streams that are killed while they start are in no registry at
+// the end.
+func TestKillWhileStarting(t *testing.T) {
+	for name, newEngine := range engines {
+		t.Run(name, func(t *testing.T) {
+			streams, group := new(Registry), new(Registry)
+			e := newEngine(streams)
+			stop := make(chan struct{})
+			var killing sync.WaitGroup
+			for _, r := range []*Registry{streams, group} {
+				killing.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+							r.Kill()
+							runtime.Gosched()
+						}
+					}
+				})
+			}
+			for range 300 {
+				relayed(t, e, "tcp", Stream{Group: group})
+			}
+			streams.Kill() // those that Kill came too early for
+			streams.Drain(t.Context())
+			group.Drain(t.Context())
+			close(stop)
+			killing.Wait()
+			if got := streams.Len() + group.Len(); got != 0 {
+				t.Errorf("left: got %d, want 0", got)
+			}
 		})
 	}
 }

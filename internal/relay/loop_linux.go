@@ -146,6 +146,11 @@ func (l *loop) close() {
 func (l *loop) post(m message) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.postLocked(m)
+}
+
+// postLocked is post for who holds l.mu.
+func (l *loop) postLocked(m message) bool {
 	if m.pair.gone {
 		return false
 	}
