@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,15 +28,22 @@ var loops = sync.OnceValue(func() []*loop {
 // that would be two more waits and a hand-over from thread to thread for each event.
 type loop struct {
 	mu      sync.Mutex
-	epoll   int // descriptor
-	wake    int // descriptor of an eventfd, which interrupts the waiting
+	epoll   int             // descriptor
+	wake    int             // descriptor of an eventfd, which interrupts the waiting
+	waker   *os.File        // has wake
+	poller  syscall.RawConn // of waker: how to wait in the runtime's poller
 	woken   bool
 	inbox   []message         // in order
 	sockets map[int32]*socket // by descriptor; nil: the loop does not run
 	streams atomic.Int32
 
+	// Times since epoch, which other loops look at.
+	turned atomic.Int64 // when this turn began
+	rested atomic.Int64 // when it last waited for long enough to let others run
+
 	// The rest is the goroutine's.
 	now     time.Duration // when this turn began: the time is asked for once
+	yielded time.Duration // when others last came first
 	events  []unix.EpollEvent
 	letters []message // those of this turn
 	ready   []*pair   // to be served, each once
@@ -102,7 +110,14 @@ func (l *loop) open() error {
 		unix.Close(epoll)
 		return err
 	}
+	l.waker = os.NewFile(uintptr(wake), "eventfd")
+	if l.poller, err = l.waker.SyscallConn(); err != nil {
+		l.waker.Close()
+		unix.Close(epoll)
+		return err
+	}
 	l.epoll, l.wake = epoll, wake
+	l.rested.Store(int64(time.Since(epoch)))
 	l.events = make([]unix.EpollEvent, 128)
 	l.sockets = make(map[int32]*socket)
 	l.turn = 1 << 20
@@ -134,7 +149,7 @@ func watch(epoll int, fd int32, events uint32) error {
 // close lets go of all that open and running have taken. l.mu is held.
 func (l *loop) close() {
 	unix.Close(l.epoll)
-	unix.Close(l.wake)
+	l.waker.Close()
 	giveBack(l.buffer)
 	l.pipes.close()
 	l.woken, l.buffer = false, nil
@@ -162,8 +177,17 @@ func (l *loop) postLocked(m message) bool {
 	return true
 }
 
-// manyServed is how many streams make a turn one in which there was much to do.
-const manyServed = 4
+const (
+	// manyServed is how many streams make a turn one in which there was much to do.
+	manyServed = 4
+
+	// yieldAfter is for how long loops may keep all processors to themselves.
+	yieldAfter = 100 * time.Microsecond
+
+	// rest is how long a loop has to wait until others have had its processor: the
+	// runtime looks every 20 µs, and takes away those of threads that wait.
+	rest = 50 * time.Microsecond
+)
 
 // one is what is added to an eventfd.
 var one = binary.NativeEndian.AppendUint64(nil, 1)
@@ -172,7 +196,6 @@ var one = binary.NativeEndian.AppendUint64(nil, 1)
 func (l *loop) run() {
 	for more := true; more; {
 		l.wait()
-		l.now = time.Since(epoch)
 		l.readMessages()
 		l.serveReady()
 		l.checkClocks()
@@ -180,19 +203,61 @@ func (l *loop) run() {
 	}
 }
 
-// wait waits until there is something to do, and finds out what. When there was much to
-// do, other goroutines come first: they may have waited, and more events gather meanwhile.
+// wait waits until there is something to do, and finds out what: the next turn begins.
+// When there was much to do, other goroutines come first: they may have waited, and more
+// events gather meanwhile.
 func (l *loop) wait() {
-	if len(l.serving) >= manyServed {
+	began := time.Since(epoch)
+	switch {
+	case began-l.yielded > yieldAfter && allBusy(began):
+		l.yield()
+		began = time.Since(epoch)
+		l.yielded = began
+	case len(l.serving) >= manyServed:
 		runtime.Gosched()
 	}
 	n, _ := unix.EpollWait(l.epoll, l.events, l.patience()) // interrupted is as good as none
+	l.now = time.Since(epoch)
+	l.turned.Store(int64(l.now))
+	if l.now-began > rest {
+		l.rested.Store(int64(l.now))
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, event := range l.events[:max(n, 0)] {
 		l.note(event)
 	}
 	l.letters, l.inbox, l.woken = l.inbox, l.letters[:0], false
+}
+
+// allBusy reports whether there is a busy loop for each processor, so that nobody else has
+// one: each has a turn, and has not rested of late.
+func allBusy(now time.Duration) bool {
+	for _, l := range loops() {
+		turned, rested := time.Duration(l.turned.Load()), time.Duration(l.rested.Load())
+		if now-turned > yieldAfter || now-rested < yieldAfter {
+			return false
+		}
+	}
+	return true
+}
+
+// yield lets other goroutines come first, also those of which the runtime only learns by
+// asking its poller. runtime.Gosched alone is not enough: as long as this goroutine can
+// run, the runtime does not ask before 10 ms are over. So this goroutine first waits in the
+// poller itself, for an event of its own making. To always wait there would take away the
+// thread that asks the poller for the rest of the process.
+func (l *loop) yield() {
+	asked := false
+	_ = l.poller.Read(func(fd uintptr) bool {
+		if asked {
+			return true
+		}
+		asked = true
+		unix.Write(int(fd), one)
+		return false
+	})
+	runtime.Gosched() // the others can run now
 }
 
 // patience returns for how many milliseconds there is nothing to do if nothing happens;
