@@ -615,3 +615,24 @@ func TestTunnelKeepsNoExchange(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// TestExchangeClientReadsLate: a client that does not read the end of its response before
+// its connection is closed gets it all the same.
+func TestExchangeClientReadsLate(t *testing.T) {
+	for _, network := range []string{"tcp", "tls"} {
+		t.Run(network, func(t *testing.T) {
+			body := string(random(100<<10, 10)) // the sockets take that
+			l := exchanged(t, network, exchangeGet, nil)
+			receives(t, l.upstream, getSent)
+			send(t, l.upstream, ok+"\r\n"+body)
+			closeWrite(t, l.upstream)
+			for range 20 { // dropped, or there would be a reset; some of it after the response
+				send(t, l.client, exchangeGet)
+				time.Sleep(5 * time.Millisecond)
+			}
+			l.over(t, Finished)
+			receives(t, l.client, okSent+body)
+			receivesEnd(t, l.client)
+		})
+	}
+}
