@@ -76,6 +76,11 @@ func equalFold[T string | []byte](a []byte, b T) bool {
 	return true
 }
 
+// hasPrefixFold reports whether b begins with the ASCII text prefix, in any letter case.
+func hasPrefixFold(b []byte, prefix string) bool {
+	return len(b) >= len(prefix) && equalFold(b[:len(prefix)], prefix)
+}
+
 func lower(c byte) byte {
 	if 'A' <= c && c <= 'Z' {
 		c += 'a' - 'A'

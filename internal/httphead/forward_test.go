@@ -109,6 +109,7 @@ var forwardTests = []forwardTest{
 	{"RFC 7540 3.2", "h2c beside WebSocket", start + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c, websocket\r\nHTTP2-Settings: AAMAAABk\r\n" + nonce, start + nonce + "Upgrade: websocket\r\n" + upgrades, "websocket", nil},
 
 	{"RFC 9110 9.3.6", "CONNECT", connect, connect, "", nil},
+	{"RFC 9112 3.2.3", "CONNECT, Host without its port", "CONNECT a:443 HTTP/1.1\r\nHost: a\r\n", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n", "", nil},
 	{"RFC 9110 9.3.6", "CONNECT with close", connect + closes, connect, "", nil},
 	{"RFC 9110 9.3.6", "CONNECT as browsers send it", connect + "Proxy-Connection: keep-alive\r\nConnection: keep-alive, X\r\nX: a\r\nUser-Agent: b\r\n", connect + "User-Agent: b\r\n", "", nil},
 	{"RFC 9110 9.3.6", "CONNECT with an upgrade", connect + upgrades + "Upgrade: other\r\n", connect, "", nil},

@@ -83,10 +83,34 @@ func (r *Reader) readHost(data []byte, value Span) *Error {
 		r.Host = value
 		return nil
 	}
-	if !r.opts.Lenient && !equalFold(host, target) {
+	if !r.opts.Lenient && !sameAuthority(host, target, r.defaultPort(data)) {
 		return ErrHostMismatch
 	}
 	return nil
+}
+
+// sameAuthority reports whether both name the same host and port: written alike, or one
+// with the default port and the other without (RFC 9110 section 4.2.3).
+func sameAuthority(a, b []byte, defaultPort string) bool {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	n := len(a)
+	return equalFold(a, b[:n]) && (n == len(b) || string(b[n:]) == defaultPort)
+}
+
+// defaultPort returns the port, after its colon, that a client may leave out of the Host
+// beside this target; "" if there is none. CONNECT's target always has one (RFC 9110
+// section 9.3.6), and JDK and Apache HttpClient leave 443 out of the Host.
+func (r *Reader) defaultPort(data []byte) string {
+	target := r.Target.Of(data)
+	switch {
+	case string(r.Method.Of(data)) == "CONNECT", hasPrefixFold(target, "https://"):
+		return ":443"
+	case hasPrefixFold(target, "http://"):
+		return ":80"
+	}
+	return ""
 }
 
 // hostBytes reports whether h holds only bytes that net/http takes in a Host.
