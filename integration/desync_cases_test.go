@@ -427,7 +427,19 @@ func requestCases() []desyncCase {
 			fields: map[string]string{"Transfer_Encoding": "", "Transfer-Encoding": ""}},
 		{name: "absolute form", clause: "RFC 9112 section 3.2.2",
 			steps: []step{sends(head("GET http://a.example/a/1 HTTP/1.1", "Host: a.example") + smuggled), last(200)},
-			a:     []string{"GET http://a.example/a/1 a.example"}},
+			a:     []string{seenA1}, flow: exactly(head("GET /a/1 HTTP/1.1", "Host: a.example", "Connection: close"))},
+		{name: "absolute form, Host without the default port", clause: "RFC 9112 section 3.2.2: the target's authority is the Host",
+			steps: []step{sends(head("GET http://a.example:80/a/1 HTTP/1.1", "Host: a.example") + smuggled), last(200, "GET /a/1")},
+			a:     []string{"GET /a/1 a.example:80"}},
+		{name: "absolute form, Host with the default port", clause: "RFC 9112 section 3.2.2",
+			steps: []step{sends(head("GET http://a.example/a/1?x HTTP/1.1", "Host: a.example:80") + smuggled), last(200, "GET /a/1?x")},
+			a:     []string{"GET /a/1?x a.example"}},
+		{name: "absolute form without a path", clause: "RFC 9112 section 3.2.1",
+			steps: []step{sends(head("GET http://b.example HTTP/1.1", "Host: b.example") + smuggled), last(200, "GET /")},
+			b:     []string{"GET / b.example"}},
+		{name: "absolute form on HTTP/1.0 without Host", clause: "RFC 9112 section 3.2.2: the host is not lost",
+			steps: []step{sends(head("GET http://b.example/1 HTTP/1.0") + smuggled), last(200, "GET /1")},
+			b:     []string{"GET /1 b.example"}},
 		{name: "Host with a port", clause: "RFC 9110 section 7.2",
 			steps: []step{sends(head("GET /a/1 HTTP/1.1", "Host: a.example:8080") + smuggled), last(200)},
 			a:     []string{"GET /a/1 a.example:8080"}},
@@ -841,6 +853,21 @@ func upgradeCases() []desyncCase {
 			steps:  []step{sends(head("GET /a/1 HTTP/1.1", "Host: a.example", "Connection: Upgrade", "Upgrade: foo/2") + smuggled), last(200, "GET /a/1")},
 			a:      []string{seenA1},
 			fields: map[string]string{"Upgrade": "", "Connection": "close"}},
+		{name: "upgrade with content", clause: "RFC 9110 section 7.8: a server may take the content for the other protocol",
+			steps: []step{sends(strings.Replace(handshake("/a/1", "Content-Length: 5"), "GET", "POST", 1) + "hello" + smuggled), last(200, "POST /a/1")},
+			a:     []string{seenPost}, fields: map[string]string{"Upgrade": "", "Connection": "close"}},
+		{name: "upgrade with chunks", clause: "RFC 9110 section 7.8",
+			steps: []step{sends(strings.Replace(handshake("/a/1", "Transfer-Encoding: chunked"), "GET", "POST", 1) + "5\r\nhello\r\n0\r\n\r\n" + smuggled), last(200, "POST /a/1")},
+			a:     []string{seenPost}, fields: map[string]string{"Upgrade": "", "Connection": "close"}},
+		{name: "WebSocket of a Remote Desktop gateway", clause: "RFC 9110 section 7.8: an upgrade is not tied to a method",
+			raw: func(c *rawConn) {
+				if _, ok := c.head(); ok {
+					c.say(agree)
+					c.echo()
+				}
+			},
+			steps: []step{sends(strings.Replace(handshake("/ws/1"), "GET", "RDG_OUT_DATA", 1) + frame), gets(101), reads(frame), sends(smuggled), reads(smuggled), halfCloses, over},
+			a:     []string{"RDG_OUT_DATA /ws/1 a.example"}, flow: holdsBack},
 		{name: "Upgrade that Connection does not name", clause: "RFC 9110 section 7.8",
 			steps:  []step{sends(head("GET /a/1 HTTP/1.1", "Host: a.example", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: "+wsKey) + smuggled), last(200, "GET /a/1")},
 			a:      []string{seenA1},
@@ -907,6 +934,19 @@ func badUpgradeCases() []desyncCase {
 			flow: nil, a: []string{seenShake}},
 		desyncCase{name: "101 to HTTP/1.0", clause: "RFC 9110 section 7.8",
 			raw: agree, steps: []step{sends(strings.Replace(handshake("/ws/1"), "HTTP/1.1", "HTTP/1.0", 1) + smuggled), last(502)}, a: []string{seenShake}, flow: resets},
+		desyncCase{name: "101 to another method, wrong Accept", clause: "RFC 6455 section 4.2.2",
+			raw:   responds(switching("x3JJHMbDL1EzLkh9GBhXDw==") + unsolicited),
+			steps: []step{sends(strings.Replace(handshake("/ws/1"), "GET", "RDG_OUT_DATA", 1) + frame + smuggled), last(502)},
+			a:     []string{"RDG_OUT_DATA /ws/1 a.example"},
+			flow: func(t *testing.T, f *flow) {
+				t.Helper()
+				onlyHead(t, f)
+				resets(t, f)
+			}},
+		desyncCase{name: "101 after content", clause: "RFC 9110 section 7.8: nothing was asked for",
+			raw:   agree,
+			steps: []step{sends(strings.Replace(handshake("/ws/1", "Content-Length: 5"), "GET", "POST", 1) + "hello" + smuggled), last(502)},
+			a:     []string{"POST /ws/1 a.example hello"}, flow: resets},
 		desyncCase{name: "101 before the body", clause: "RFC 9110 section 7.8: not before the request has come to its end",
 			raw: func(c *rawConn) {
 				if _, ok := c.head(); ok {

@@ -32,9 +32,13 @@ type Forwarded struct {
 // Request returns the head that r has read from data as it is passed on: with
 // "Connection: close", or "Connection: Upgrade" if an upgrade is asked for, and without
 // the fields that concern the client's connection alone (RFC 9110 section 7.6.1). A
-// CONNECT request has no Connection field: what follows is the tunnel's. All other lines
+// CONNECT request has no Connection field: what follows is the tunnel's. A target in
+// absolute-form becomes one in origin-form, with its authority as the Host. All other lines
 // are those of the client, except that a head which only a lenient reader accepts is
 // written in the form that all readers accept. An error is an [*Error].
+//
+// A request with content asks for no upgrade: servers disagree about whether they read the
+// content before the other protocol begins.
 func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 	var out Forwarded
 	options := connectionOptions(r.Fields, data)
@@ -46,7 +50,8 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 		return out, ErrAuthority
 	}
 	connect := string(r.Method.Of(data)) == "CONNECT"
-	if !connect && r.Minor == 1 && options.has(data, "upgrade") {
+	content := r.Chunked || r.ContentLength > 0
+	if !connect && !content && r.Minor == 1 && options.has(data, "upgrade") {
 		out.Upgrade, out.Key = f.upgrade(r, data, options)
 	}
 
@@ -59,10 +64,11 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 		connection = "Upgrade"
 	}
 	var hasConnection, hasUpgrade, hasLength bool
-	head = append(head, bytes.TrimRight(r.Line(-1).Of(data), "\r\n")...)
-	head = append(head, crlf...)
-	if r.Minor == 1 && !r.hasField { // CONNECT, to a lenient reader
-		head = appendField(head, hostName, authority) // RFC 9112 section 3.2
+	head = r.appendLine(head, data)
+	if !r.hasField && len(authority) > 0 && (!connect || r.Minor == 1) {
+		// The target in origin-form does not say it any more; or CONNECT, to a lenient
+		// reader (RFC 9112 section 3.2).
+		head = appendField(head, hostName, authority)
 	}
 	for i, field := range r.Fields {
 		name, value, line := field.Name.Of(data), field.Value.Of(data), r.Line(i).Of(data)
@@ -108,6 +114,28 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 	}
 	out.Head = slices.Clip(head)
 	return out, nil
+}
+
+// appendLine appends the request line with its target in origin-form, if that is in
+// absolute-form, as a server without proxies before it gets it (RFC 9112 section 3.2.1).
+// An OPTIONS request for a whole server is the exception (RFC 9112 section 3.2.4).
+func (r *Reader) appendLine(head, data []byte) []byte {
+	line := bytes.TrimRight(r.Line(-1).Of(data), "\r\n")
+	target := r.Target.Of(data)
+	if string(r.Method.Of(data)) == "CONNECT" || target[0] == '/' || string(target) == "*" || r.authority.empty() && r.Path.empty() {
+		// The last is an opaque URI, as mailto:x, which a lenient reader accepts.
+		return append(append(head, line...), crlf...)
+	}
+	head = append(head, data[:r.Target.Start]...)
+	switch rest := data[r.Path.Start:r.Target.End]; {
+	case len(rest) == 0 && string(r.Method.Of(data)) == "OPTIONS":
+		head = append(head, '*')
+	case len(rest) == 0 || rest[0] != '/':
+		head = append(append(head, '/'), rest...)
+	default:
+		head = append(head, rest...)
+	}
+	return append(append(head, line[r.Target.End:]...), crlf...)
 }
 
 // Forward appends to dst the head of a response that r has read from data, as it is
@@ -206,7 +234,9 @@ func appendField(head, name, value []byte) []byte {
 }
 
 // upgrade returns the first protocol that the client asks for and may be upgraded to. A
-// WebSocket needs a key, by which its answer is known to be one (RFC 6455 section 4.1).
+// WebSocket needs a key, by which its answer is known to be one (RFC 6455 section 4.1). Its
+// method need not be GET: gateways for Remote Desktop use RDG_OUT_DATA ([MS-TSGU] section
+// 3.1.5.1), and whether the server accepts it is its own to say.
 func (f *Forward) upgrade(r *Reader, data []byte, options *options) (protocol string, key []byte) {
 	key, hasKey := webSocketKey(r, data, options)
 	for _, field := range r.Fields {
@@ -234,8 +264,7 @@ func (f *Forward) upgrade(r *Reader, data []byte, options *options) (protocol st
 func webSocketKey(r *Reader, data []byte, options *options) (key []byte, ok bool) {
 	key, n := r.Lookup(data, "Sec-WebSocket-Key")
 	var nonce [18]byte
-	if n != 1 || options.has(data, "Sec-WebSocket-Key") ||
-		len(key) != base64.StdEncoding.EncodedLen(16) || string(r.Method.Of(data)) != "GET" {
+	if n != 1 || options.has(data, "Sec-WebSocket-Key") || len(key) != base64.StdEncoding.EncodedLen(16) {
 		return nil, false
 	}
 	length, err := base64.StdEncoding.Decode(nonce[:], key)

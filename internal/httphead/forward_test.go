@@ -2,6 +2,7 @@ package httphead
 
 import (
 	"bytes"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -69,7 +70,18 @@ var forwardTests = []forwardTest{
 
 	{"RFC 9112 6", "Content-Length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 05\r\n", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 05\r\n" + closes, "", nil},
 	{"RFC 9112 6", "chunked", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\nTrailer: X\r\n", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\nTrailer: X\r\n" + closes, "", nil},
-	{"RFC 9112 3.2.2", "absolute-form", "GET http://a/b HTTP/1.1\r\nHost: A\r\n" + closes, "GET http://a/b HTTP/1.1\r\nHost: A\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.2", "absolute-form", "GET http://a/b HTTP/1.1\r\nHost: A\r\n" + closes, "GET /b HTTP/1.1\r\nHost: A\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.2", "absolute-form, Host with the default port", "GET http://a/b HTTP/1.1\r\nHost: a:80\r\n" + closes, "GET /b HTTP/1.1\r\nHost: a\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.2", "absolute-form, Host without the default port", "GET http://a:80/b HTTP/1.1\r\nHost: a\r\n" + closes, "GET /b HTTP/1.1\r\nHost: a:80\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.2", "absolute-form with a query", "GET HTTPS://[::1]:8443/b//c;d?e=/f?g HTTP/1.1\r\nHost: [::1]:8443\r\n" + closes, "GET /b//c;d?e=/f?g HTTP/1.1\r\nHost: [::1]:8443\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.2", "absolute-form with two slashes", "GET http://a//b HTTP/1.1\r\nHost: a\r\n" + closes, "GET //b HTTP/1.1\r\nHost: a\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.1", "absolute-form without a path", "GET http://a HTTP/1.1\r\nHost: a\r\n" + closes, "GET / HTTP/1.1\r\nHost: a\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.1", "absolute-form without a path, empty query", "GET http://a? HTTP/1.1\r\nHost: a\r\n" + closes, "GET /? HTTP/1.1\r\nHost: a\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.2", "absolute-form, HTTP/1.0 without Host", "GET http://a:81/b HTTP/1.0\r\n" + closes, "GET /b HTTP/1.0\r\nHost: a:81\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.4", "OPTIONS for a server", "OPTIONS http://a HTTP/1.1\r\nHost: a\r\n" + closes, "OPTIONS * HTTP/1.1\r\nHost: a\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.4", "OPTIONS for a path", "OPTIONS http://a/ HTTP/1.1\r\nHost: a\r\n" + closes, "OPTIONS / HTTP/1.1\r\nHost: a\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.4", "OPTIONS for a query", "OPTIONS http://a?b HTTP/1.1\r\nHost: a\r\n" + closes, "OPTIONS /?b HTTP/1.1\r\nHost: a\r\n" + closes, "", nil},
+	{"RFC 9112 3.2.4", "asterisk-form", "OPTIONS * HTTP/1.1\r\nHost: a\r\n" + closes, "OPTIONS * HTTP/1.1\r\nHost: a\r\n" + closes, "", nil},
 
 	{"RFC 3875 4.1.18", "alias with an underscore", start + closes + "X_Forwarded_For: 10.0.0.1\r\nX: a\r\n", start + closes + "X: a\r\n", "", nil},
 	{"RFC 3875 4.1.18", "alias with a dot", start + closes + "X.Forwarded.For: 10.0.0.1\r\n", start + closes, "", nil},
@@ -92,8 +104,13 @@ var forwardTests = []forwardTest{
 	{"RFC 6455 4.1", "key that is not base64", start + upgrades + "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZ!==\r\n", start + "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZ!==\r\n" + closes, "", nil},
 	{"RFC 6455 4.1", "two keys", start + upgrades + webSocket + nonce, start + nonce + nonce + closes, "", nil},
 	{"RFC 6455 4.1", "key nominated", start + "Connection: Upgrade, Sec-WebSocket-Key\r\n" + webSocket, start + closes, "", nil},
-	{"RFC 6455 4.1", "POST", "POST / HTTP/1.1\r\nHost: a\r\n" + upgrades + webSocket, "POST / HTTP/1.1\r\nHost: a\r\n" + nonce + closes, "", nil},
-	{"RFC 6455 4.1", "HEAD", "HEAD / HTTP/1.1\r\nHost: a\r\n" + upgrades + webSocket, "HEAD / HTTP/1.1\r\nHost: a\r\n" + nonce + closes, "", nil},
+	{"MS-TSGU 3.1.5.1", "RDG_OUT_DATA", "RDG_OUT_DATA / HTTP/1.1\r\nHost: a\r\n" + upgrades + webSocket, "RDG_OUT_DATA / HTTP/1.1\r\nHost: a\r\n" + upgrades + webSocket, "websocket", nil},
+	{"RFC 9110 7.8", "POST", "POST / HTTP/1.1\r\nHost: a\r\n" + upgrades + webSocket, "POST / HTTP/1.1\r\nHost: a\r\n" + upgrades + webSocket, "websocket", nil},
+	{"RFC 6455 4.1", "POST without a key", "POST / HTTP/1.1\r\nHost: a\r\n" + upgrades + "Upgrade: websocket\r\n", "POST / HTTP/1.1\r\nHost: a\r\n" + closes, "", nil},
+	{"RFC 9110 7.8", "with no content", start + "Content-Length: 0\r\n" + upgrades + webSocket, start + "Content-Length: 0\r\n" + upgrades + webSocket, "websocket", nil},
+	{"RFC 9110 7.8", "with content", start + "Content-Length: 1\r\n" + upgrades + webSocket, start + "Content-Length: 1\r\n" + nonce + closes, "", nil},
+	{"RFC 9110 7.8", "with content, chunked", start + upgrades + webSocket + "Transfer-Encoding: chunked\r\n", start + nonce + "Transfer-Encoding: chunked\r\n" + closes, "", nil},
+	{"RFC 9110 7.8", "another protocol, with content", start + upgrades + "Upgrade: other\r\nContent-Length: 1\r\n", start + "Content-Length: 1\r\n" + closes, "", nil},
 	{"RFC 9110 7.8", "HTTP/1.0", "GET / HTTP/1.0\r\nHost: a\r\n" + upgrades + webSocket, "GET / HTTP/1.0\r\nHost: a\r\n" + nonce + closes, "", nil},
 	{"RFC 9110 7.8", "Connection without upgrade", start + "Connection: keep-alive\r\n" + webSocket, start + nonce + closes, "", nil},
 	{"RFC 9110 7.8", "no Connection", start + webSocket, start + nonce + closes, "", nil},
@@ -142,10 +159,13 @@ var lenientTests = []forwardTest{
 	{"RFC 9112 6.3", "Content-Length thrice", start + "Content-Length: 5\r\ncontent-length: 5\r\n" + closes + "Content-Length:5\r\n\r\n", start + "Content-Length: 5\r\n" + closes + "\r\n", "", nil},
 	{"RFC 9112 6.1", "Transfer-Encoding with HTTP/1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n" + closes + "\r\n", "POST / HTTP/1.0\r\nContent-Length: 5\r\n" + closes + "\r\n", "", nil},
 	{"RFC 9112 6.1", "Transfer-Encoding alone with HTTP/1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: gzip\r\n" + closes + "\r\n", "POST / HTTP/1.0\r\n" + closes + "\r\n", "", nil},
-	{"RFC 9112 3.2.2", "Host beside an absolute-form target", "GET http://a:80/b HTTP/1.1\r\nhost: c\r\n" + closes + "\r\n", "GET http://a:80/b HTTP/1.1\r\nhost: a:80\r\n" + closes + "\r\n", "", nil},
-	{"RFC 9112 3.2.2", "empty Host beside an absolute-form target", "GET http://a/b HTTP/1.1\r\nHost:\r\n" + closes + "\r\n", "GET http://a/b HTTP/1.1\r\nHost: a\r\n" + closes + "\r\n", "", nil},
-	{"RFC 9112 3.2.2", "Host that is the target's", "GET http://a/b HTTP/1.1\r\nHost:a\r\n" + closes + "\r\n", "GET http://a/b HTTP/1.1\r\nHost:a\r\n" + closes + "\r\n", "", nil},
+	{"RFC 9112 3.2.2", "Host beside an absolute-form target", "GET http://a:80/b HTTP/1.1\r\nhost: c\r\n" + closes + "\r\n", "GET /b HTTP/1.1\r\nhost: a:80\r\n" + closes + "\r\n", "", nil},
+	{"RFC 9112 3.2.2", "empty Host beside an absolute-form target", "GET http://a/b HTTP/1.1\r\nHost:\r\n" + closes + "\r\n", "GET /b HTTP/1.1\r\nHost: a\r\n" + closes + "\r\n", "", nil},
+	{"RFC 9112 3.2.2", "Host that is the target's", "GET http://a/b HTTP/1.1\r\nHost:a\r\n" + closes + "\r\n", "GET /b HTTP/1.1\r\nHost:a\r\n" + closes + "\r\n", "", nil},
 	{"RFC 9112 3.2.2", "absolute-form target whose host is for no Host", "GET http://a\"b/ HTTP/1.1\r\nHost: c\r\n\r\n", "", "", ErrAuthority},
+	{"RFC 9112 3.2.2", "absolute-form target without an authority", "GET http:///b HTTP/1.1\r\nHost: c\r\n" + closes + "\r\n", "GET /b HTTP/1.1\r\nHost: c\r\n" + closes + "\r\n", "", nil},
+	{"RFC 9112 3.2.2", "absolute-form target without slashes", "GET http:/b?c HTTP/1.1\nHost: c\r\n" + closes + "\r\n", "GET /b?c HTTP/1.1\r\nHost: c\r\n" + closes + "\r\n", "", nil},
+	{"RFC 9112 3.2.2", "absolute-form target with userinfo", "GET http://u:p@a/b HTTP/1.1\r\nHost: c\r\n" + closes + "\r\n", "GET /b HTTP/1.1\r\nHost: a\r\n" + closes + "\r\n", "", nil},
 	{"RFC 9112 3.2", "CONNECT without Host, nor a target for it", "CONNECT a\"b:443 HTTP/1.1\r\n\r\n", "", "", ErrAuthority},
 	{"RFC 9112 3.2", "CONNECT without Host", "CONNECT a:443 HTTP/1.1\r\nX: a\r\n\r\n", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nX: a\r\n\r\n", "", nil},
 	{"RFC 9112 3.2", "CONNECT without Host, HTTP/1.0", "CONNECT a:443 HTTP/1.0\r\n\r\n", "CONNECT a:443 HTTP/1.0\r\n\r\n", "", nil},
@@ -231,7 +251,8 @@ func forward(t *testing.T, f *Forward, o Options, test forwardTest) {
 	}
 }
 
-// meant is what a head says about where the request goes and where it ends.
+// meant is what a head says about where the request goes and where it ends. A target in
+// absolute-form says the same as one in origin-form.
 type meant struct {
 	method, target, host string
 	minor                int
@@ -240,7 +261,21 @@ type meant struct {
 }
 
 func meaning(r *Reader, data []byte) meant {
-	return meant{string(r.Method.Of(data)), string(r.Target.Of(data)), string(r.Host.Of(data)), r.Minor, r.ContentLength, r.Chunked}
+	method, target, host := string(r.Method.Of(data)), string(r.Target.Of(data)), string(r.Host.Of(data))
+	if u, err := url.Parse(target); method != "CONNECT" && err == nil && u.Scheme != "" && u.Opaque == "" && (u.Host != "" || u.Path != "") {
+		_, query, asked := strings.Cut(target, "?")
+		switch target = string(r.Path.Of(data)); {
+		case target != "":
+		case method == "OPTIONS" && !asked:
+			target = "*"
+		default:
+			target = "/"
+		}
+		if asked {
+			target += "?" + query
+		}
+	}
+	return meant{method, target, strings.ToLower(host), r.Minor, r.ContentLength, r.Chunked}
 }
 
 // responseForwardTests have the response head and what is passed on, both without their
