@@ -142,11 +142,15 @@ func (r *Reader) appendLine(head, data []byte) []byte {
 // passed on to a client whose connection ends with it: with "Connection: close", unless
 // more responses follow (1xx), and without the fields that concern the server's
 // connection alone. Only a 426 keeps its Upgrade field, which it must have (RFC 9110
-// section 15.5.22).
+// section 15.5.22). What only tolerant readers accept is written in the form that all
+// readers accept.
+//
+// 1xx and 204 lose the fields of the framing, which they must not have: some clients would
+// wait for a body (RFC 9110 section 8.6, RFC 9112 section 6.1).
 func (r *Response) Forward(dst, data []byte) []byte {
 	options := connectionOptions(r.Fields, data)
-	dst = append(dst, bytes.TrimRight(r.Line(-1).Of(data), "\r\n")...)
-	dst = append(dst, crlf...)
+	dst = r.appendLine(dst, data)
+	framed := r.Status >= 200 && r.Status != 204
 	hasLength := false
 	for i, field := range r.Fields {
 		name := field.Name.Of(data)
@@ -157,14 +161,15 @@ func (r *Response) Forward(dst, data []byte) []byte {
 		case upgradeField:
 			keep = r.Status == 426
 		case lengthField:
-			keep = !hasLength && !r.Chunked
+			keep = framed && !hasLength && !r.Chunked
 			hasLength = true
+		case codingField:
+			keep = framed
 		case otherField:
 			keep = !options.names(data, name) || endToEnd(name) || equalFold(name, "Set-Cookie")
 		}
 		if keep {
-			dst = append(dst, bytes.TrimRight(r.Line(i).Of(data), "\r\n")...)
-			dst = append(dst, crlf...)
+			dst = r.appendField(dst, data, i)
 		}
 	}
 	switch {
@@ -175,6 +180,42 @@ func (r *Response) Forward(dst, data []byte) []byte {
 		dst = append(dst, "Connection: close\r\n"...)
 	}
 	return append(dst, crlf...)
+}
+
+// ForwardTunnel appends to dst the head of a response that r has read from data and after
+// which the connection is a tunnel, as it is passed on: with all its fields but those of
+// the framing, which clients must ignore (RFC 9110 sections 8.6 and 9.3.6), and written as
+// by Forward.
+func (r *Response) ForwardTunnel(dst, data []byte) []byte {
+	dst = r.appendLine(dst, data)
+	for i, field := range r.Fields {
+		switch known(field.Name.Of(data)) {
+		case lengthField, codingField:
+		default:
+			dst = r.appendField(dst, data, i)
+		}
+	}
+	return append(dst, crlf...)
+}
+
+// appendLine appends the status line, with one space before the status code and one after
+// it (RFC 9112 section 4).
+func (r *Response) appendLine(dst, data []byte) []byte {
+	line := bytes.TrimRight(r.Line(-1).Of(data), "\r\n")
+	code, end := int(r.head.status.Start), int(r.head.status.End)
+	dst = append(append(dst, line[:statusStart]...), line[code:]...)
+	if len(line) == end {
+		dst = append(dst, ' ')
+	}
+	return append(dst, crlf...)
+}
+
+// appendField appends the i-th field.
+func (r *Response) appendField(dst, data []byte, i int) []byte {
+	if field := r.Fields[i]; field.Folded {
+		return appendField(dst, field.Name.Of(data), field.Value.Of(data))
+	}
+	return append(append(dst, bytes.TrimRight(r.Line(i).Of(data), "\r\n")...), crlf...)
 }
 
 // Switches reports whether r, read from data, is the answer that ends HTTP on a

@@ -302,8 +302,22 @@ var responseForwardTests = []struct {
 	{"RFC 9110 15.5.22", "426", "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n", "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: close, Upgrade\r\n"},
 	{"RFC 9110 15.2", "100", "HTTP/1.1 100 Continue\r\n", "HTTP/1.1 100 Continue\r\n"},
 	{"RFC 9110 15.2", "103 with Connection", "HTTP/1.1 103 Early Hints\r\nConnection: close, X\r\nX: a\r\nLink: b\r\n", "HTTP/1.1 103 Early Hints\r\nLink: b\r\n"},
-	{"RFC 9110 15.2", "199", "HTTP/1.1 199\r\n", "HTTP/1.1 199\r\n"},
-	{"RFC 9110 15.3.1", "200 without a reason", "HTTP/1.1 200\r\n", "HTTP/1.1 200\r\n" + closes},
+	{"RFC 9112 4", "199", "HTTP/1.1 199\r\n", "HTTP/1.1 199 \r\n"},
+	{"RFC 9112 4", "200 without a reason", "HTTP/1.1 200\r\n", "HTTP/1.1 200 \r\n" + closes},
+	{"RFC 9112 4", "200 with an empty reason", "HTTP/1.1 200 \r\n", "HTTP/1.1 200 \r\n" + closes},
+	{"RFC 9112 4", "two spaces before the status code", "HTTP/1.0  401 Not you\r\nX: a\r\n", "HTTP/1.0 401 Not you\r\nX: a\r\n" + closes},
+	{"RFC 9112 4", "three spaces before the status code, no reason", "HTTP/1.1   200\r\n", "HTTP/1.1 200 \r\n" + closes},
+	{"RFC 9112 5.2", "folded field", ok + "X: a,\r\n b\r\n\t c\r\nY: d\r\n", ok + "X: a, b c\r\nY: d\r\n" + closes},
+	{"RFC 9112 5.2", "folded field with LF", ok + "X:\n a\n", ok + "X: a\r\n" + closes},
+	{"RFC 9112 5.2", "folding of nothing", ok + "X:\r\n \r\n", ok + "X: \r\n" + closes},
+	{"RFC 9112 5.2", "folded Connection", ok + "Connection: close,\r\n X\r\nX: a\r\nY: b\r\n", ok + "Y: b\r\n" + closes},
+	{"RFC 9110 8.6", "1xx with Content-Length", "HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\nLink: a\r\n", "HTTP/1.1 103 Early Hints\r\nLink: a\r\n"},
+	{"RFC 9112 6.1", "1xx with Transfer-Encoding", "HTTP/1.1 100 Continue\r\nTransfer-Encoding: chunked\r\n", "HTTP/1.1 100 Continue\r\n"},
+	{"RFC 9110 8.6", "204 with Content-Length", "HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n", "HTTP/1.1 204 No Content\r\n" + closes},
+	{"RFC 9112 6.1", "204 with Transfer-Encoding", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\nX: a\r\n", "HTTP/1.1 204 No Content\r\nX: a\r\n" + closes},
+	{"RFC 9110 8.6", "304 with Content-Length", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n" + closes},
+	{"RFC 9112 6.1", "304 with Transfer-Encoding", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n" + closes},
+	{"RFC 9110 8.6", "205 with Content-Length", "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n", "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n" + closes},
 	{"RFC 9110 15.3.5", "204", "HTTP/1.1 204 No Content\r\n", "HTTP/1.1 204 No Content\r\n" + closes},
 	{"RFC 9112 2.2", "bare LF", "HTTP/1.1 200 OK\nX: a\nSet-Cookie:\n", ok + "X: a\r\nSet-Cookie:\r\n" + closes},
 	{"RFC 9110 5.1", "aliases", ok + "X_Tag: a\r\nX.Tag: b\r\n", ok + "X_Tag: a\r\nX.Tag: b\r\n" + closes},
@@ -326,11 +340,46 @@ func TestForwardResponse(t *testing.T) {
 					t.Errorf("%q: changed to %q", in, data)
 				}
 				s := readResponse(want)
-				if s.head.verdict != HTTP || s.Status != r.Status || s.Minor != r.Minor || s.ContentLength != r.ContentLength || s.Chunked != r.Chunked {
+				if s.head.verdict != HTTP || s.Status != r.Status || s.Minor != r.Minor || framing(s) != framing(r) {
 					t.Errorf("%q: passed on, a reader reads %+v, want %+v", want, *s, *r)
 				}
 			})
 		}
+	}
+}
+
+// framing returns what says how long the body of r is.
+func framing(r *Response) (f struct {
+	length  int64
+	chunked bool
+}) {
+	f.length, f.chunked = r.ContentLength, r.Chunked
+	if r.Status < 200 || r.Status == 204 {
+		f.length, f.chunked = -1, false // whatever it says
+	}
+	return f
+}
+
+func TestForwardTunnel(t *testing.T) {
+	const switching = "HTTP/1.1 101 Switching Protocols\r\n"
+	for _, test := range []struct{ rule, name, in, want string }{ // without their empty line
+		{"RFC 9110 7.8", "as it should be", switching + upgrades + "upgrade:  websocket \r\nX_Y: a\r\n", switching + upgrades + "upgrade:  websocket \r\nX_Y: a\r\n"},
+		{"RFC 9110 8.6", "Content-Length", switching + "Content-Length: 0\r\n" + upgrades, switching + upgrades},
+		{"RFC 9112 6.1", "Transfer-Encoding", switching + upgrades + "transfer-encoding: chunked\r\n", switching + upgrades},
+		{"RFC 9110 9.3.6", "CONNECT", ok + "Content-Length: 5\r\nProxy-Agent: a\r\n", ok + "Proxy-Agent: a\r\n"},
+		{"RFC 9112 4", "status line", "HTTP/1.1  101\n" + upgrades, "HTTP/1.1 101 \r\n" + upgrades},
+		{"RFC 9112 5.2", "folded field", switching + "X: a\r\n b\n" + upgrades, switching + "X: a b\r\n" + upgrades},
+	} {
+		t.Run(test.rule+" "+test.name, func(t *testing.T) {
+			in := test.in + "\r\n"
+			r := feedResponse(t, in)
+			if r.head.verdict != HTTP {
+				t.Fatalf("%q: %v, %v", in, r.head.verdict, r.Err())
+			}
+			if got, want := string(r.ForwardTunnel([]byte("before "), []byte(in+"tunnel"))), "before "+test.want+"\r\n"; got != want {
+				t.Errorf("%q:\ngot  %q\nwant %q", in, got, want)
+			}
+		})
 	}
 }
 

@@ -89,7 +89,7 @@ type Field struct {
 	Name  Span
 	Value Span // without surrounding whitespace
 	// Folded marks a field that continues on further lines (obs-fold, RFC 9112
-	// section 5.2): Value holds the line breaks. Only with Lenient.
+	// section 5.2): Value holds the line breaks. Only with Lenient, and in a [Response].
 	Folded bool
 }
 
@@ -131,6 +131,7 @@ type Reader struct {
 	start int    // where the field name, or the line of a field value, begins
 
 	authority  Span // of the target
+	status     Span // the status code of a response
 	length     Span // the value of the first Content-Length
 	hasField   bool // a Host field was seen
 	coded      bool // a Transfer-Encoding field was seen
@@ -539,7 +540,7 @@ func (r *Reader) readFieldStart(data []byte, i int) {
 		}
 		r.endHead(data, i)
 	case ' ', '\t':
-		if !r.opts.Lenient || r.opts.response || len(r.Fields) == 0 || r.special {
+		if !r.opts.Lenient || len(r.Fields) == 0 || r.special {
 			r.malformed(ErrFold, i)
 			return
 		}

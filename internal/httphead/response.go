@@ -28,14 +28,15 @@ func (f Framing) String() string {
 // ready. Its verdict is More, HTTP or Malformed. The exported fields are results,
 // valid once Read has returned HTTP.
 //
-// A line may end in LF alone, and the reason phrase may be missing with its space,
-// as net/http's client has it. It refuses what clients read in different ways, and more
-// than 1,024 fields.
+// It accepts what servers send and clients agree on, as net/http's client does: lines that
+// end in LF alone, several spaces before the status code, a reason phrase that is missing
+// with its space, and folded fields; [Response.Forward] writes them as they should be. It
+// refuses what clients read in different ways, and more than 1,024 fields.
 type Response struct {
 	Status int // 100 to 999
 	Minor  int // the x of HTTP/1.x
 
-	Fields []Field // in the order received, none folded; reused after Reset
+	Fields []Field // in the order received; reused after Reset
 
 	// ContentLength is -1 when absent, and with Chunked. Content-Length fields
 	// beside chunked must not be sent on (RFC 9112 section 6.3).
@@ -61,7 +62,7 @@ func (r *Response) Read(data []byte) Verdict {
 	v := h.Read(data)
 	r.Fields = h.Fields // may have grown
 	if v == HTTP {
-		status, _ := parseLength(data[statusStart:statusEnd])
+		status, _ := parseLength(h.status.Of(data))
 		r.Status = int(status)
 		r.Minor = h.Minor
 		r.ContentLength, r.Chunked = h.ContentLength, h.Chunked
@@ -104,37 +105,28 @@ func (r *Response) Body(method []byte) Framing {
 const (
 	responseVersion = "HTTP/1."
 	statusStart     = len(responseVersion + "1 ")
-	statusEnd       = len(responseVersion + "1 200")
+	statusLen       = len("200")
 )
 
 // readStatus reads a status line up to the byte after its status code, which
 // begins the reason phrase or the line end.
 func (r *Reader) readStatus(data []byte) {
-	for ; r.pos < statusEnd; r.pos++ {
-		if r.pos == len(data) {
+	for ; r.pos < len(data); r.pos++ {
+		code := int(r.status.Start) // 0 before it has begun
+		if code > 0 && r.pos == code+statusLen {
+			r.endCode(data)
 			return
 		}
-		if err := r.checkStatus(data[r.pos]); err != nil {
+		if err := r.checkStatus(data[r.pos], code); err != nil {
 			r.malformed(err, r.pos)
 			return
 		}
 	}
-	if r.pos == len(data) {
-		return
-	}
-	switch i := r.pos; data[i] {
-	case ' ':
-		r.pos = i + 1
-		r.state = inReason
-	case '\r', '\n':
-		r.readReason(data)
-	default:
-		r.malformed(ErrStatusCode, i)
-	}
 }
 
-// checkStatus checks the byte c of a status line at r.pos.
-func (r *Reader) checkStatus(c byte) *Error {
+// checkStatus checks the byte c of a status line at r.pos, and marks the status code where
+// it begins.
+func (r *Reader) checkStatus(c byte, code int) *Error {
 	switch i := r.pos; {
 	case i < len("HTTP/"):
 		if c != responseVersion[i] {
@@ -156,10 +148,26 @@ func (r *Reader) checkStatus(c byte) *Error {
 		if c != ' ' {
 			return ErrStatus
 		}
-	case i == statusStart && c == '0' || !isDigit(c):
+	case code == 0 && c == ' ':
+	case code == 0 && c == '0' || !isDigit(c):
 		return ErrStatusCode
+	case code == 0:
+		r.status = span(i, i+statusLen)
 	}
 	return nil
+}
+
+// endCode reads the byte after the status code.
+func (r *Reader) endCode(data []byte) {
+	switch i := r.pos; data[i] {
+	case ' ':
+		r.pos = i + 1
+		r.state = inReason
+	case '\r', '\n':
+		r.readReason(data)
+	default:
+		r.malformed(ErrStatusCode, i)
+	}
 }
 
 // readReason reads the byte that ends the reason phrase.

@@ -369,7 +369,7 @@ func (e *exchange) receive() {
 	case r.Status == 101 && !(e.complete.Load() && e.Request.Switches(&r, data)):
 		e.abort(BadResponse, errSwitched, statusBadGateway)
 	case r.Status == 101, e.Method == "CONNECT" && r.Status < 300 && e.complete.Load():
-		if e.decide(true) && e.down.deliver(data[:r.Len]) {
+		if e.decide(true) && e.down.deliver(r.ForwardTunnel(make([]byte, 0, r.Len+1), data)) {
 			e.rest = data[r.Len:]
 			return
 		}
