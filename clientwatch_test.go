@@ -60,7 +60,7 @@ func TestClientWatchReset(t *testing.T) {
 			defer conn.Close()
 
 			watch := &clientWatch{conn: conn}
-			ctx, stop := watch.start()
+			ctx, stop := watch.start(t.Context())
 			defer stop()
 			if _, err := client.Write(make([]byte, test.sends)); err != nil {
 				t.Fatal(err)
@@ -107,7 +107,7 @@ func TestClientWatchStop(t *testing.T) {
 	conn := &readConn{TCPConn: near.(*net.TCPConn)}
 	defer conn.Close()
 	watch := &clientWatch{conn: conn}
-	_, stop := watch.start()
+	_, stop := watch.start(t.Context())
 	const sent = 2 * watchLimit
 	go client.Write(make([]byte, sent))
 	for begin := time.Now(); conn.read.Load() < watchLimit; time.Sleep(time.Millisecond) {

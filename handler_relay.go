@@ -385,7 +385,7 @@ func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, ups
 		Registered:            registered,
 		Done:                  done,
 	}
-	x.Body.Reset(in.head.ContentLength, in.head.Chunked)
+	in.head.ResetBody(&x.Body)
 	return x.Run()
 }
 

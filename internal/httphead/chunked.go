@@ -10,7 +10,13 @@ import "math"
 // in chunk extensions outside quotation marks, and the trailer section is read as
 // a strict [Reader] reads fields. Recipients that disagree about the rest would
 // disagree about where the body ends.
+//
+// With Lenient it accepts of a line that begins a chunk what net/http accepts: spaces and
+// tabs at its end, and for extensions whatever is between a semicolon and CRLF. Who passes
+// such a body on uses Forward. All else is as strict.
 type Chunks struct {
+	Lenient bool // to be set before the first byte
+
 	state chunkState
 	err   *Error
 	left  int64 // of the chunk data; in a chunk-size, its value so far
@@ -36,6 +42,8 @@ const (
 	inExtQuoted                // a chunk-ext-val in quotation marks
 	inExtEscape                // after a backslash in one
 	inExtQuoteEnd              // after its closing quotation mark
+	inPadding                  // whitespace after a chunk-size, with Lenient
+	inExtAny                   // extensions of any form, with Lenient
 	inSizeEnd                  // after the CR of a line with a chunk-size
 	inData                     // chunk data
 	inDataCR                   // after the chunk data
@@ -65,6 +73,21 @@ const (
 // is an [*Error]; n is then the number of bytes before the one that breaks the
 // body. Both stay.
 func (c *Chunks) Read(data []byte) (n int, done bool, err error) {
+	_, n, done, err = c.read(data, false)
+	return n, done, err
+}
+
+// Forward is Read for who passes the body on. The first kept bytes of data are to be sent
+// for the n bytes that belong to the body. They are framed strictly: what only Lenient
+// accepts of the lines that begin chunks is left out, and so are all extensions then, which
+// any recipient may remove (RFC 9112 section 7.1.1). For that, bytes within data[:n] are
+// moved; those of a body that is strict, or has nothing to be left out, stay where they are.
+func (c *Chunks) Forward(data []byte) (kept, n int, done bool, err error) {
+	return c.read(data, true)
+}
+
+func (c *Chunks) read(data []byte, forward bool) (kept, n int, done bool, err error) {
+	from := 0 // data[from:n] is to be kept, and not yet at its place
 	for n < len(data) && c.state < bodyDone {
 		if c.state == inData {
 			skip := min(c.left, int64(len(data)-n))
@@ -81,11 +104,24 @@ func (c *Chunks) Read(data []byte) (n int, done bool, err error) {
 			break
 		}
 		n++
+		if forward && (c.state == inPadding || c.state == inExtAny) {
+			kept = move(data, kept, from, n-1)
+			from = n
+		}
 	}
+	kept = move(data, kept, from, n)
 	if c.err != nil {
-		return n, false, c.err
+		return kept, n, false, c.err
 	}
-	return n, c.state == bodyDone, nil
+	return kept, n, c.state == bodyDone, nil
+}
+
+// move moves data[from:to] to data[at:], and returns where that ends.
+func move(data []byte, at, from, to int) int {
+	if at == from {
+		return to
+	}
+	return at + copy(data[at:], data[from:to])
 }
 
 // Trailer returns how many of the bytes read are of the trailer section, with the empty
@@ -173,6 +209,14 @@ func (c *Chunks) readLine(b byte) *Error {
 		}
 	case inExtQuoteEnd:
 		return c.endExtension(b)
+	case inPadding:
+		if b != ' ' && b != '\t' {
+			return c.endLine(b, ErrChunkSize)
+		}
+	case inExtAny:
+		if b == '\r' || b == '\n' {
+			return c.endLine(b, nil)
+		}
 	case inSizeEnd:
 		if b != '\n' {
 			return ErrBareCR
@@ -199,26 +243,41 @@ func (c *Chunks) readSize(b byte) *Error {
 		c.left = c.left<<4 | int64(d)
 		return nil
 	}
-	if c.count == 1 || b != ';' && b != '\r' && b != '\n' {
+	switch {
+	case c.count == 1:
 		return ErrChunkSize
+	case b == ';' && c.Lenient:
+		c.state = inExtAny
+		return nil
+	case b == ';':
+		c.state = inExtStart
+		return nil
+	case (b == ' ' || b == '\t') && c.Lenient:
+		c.state = inPadding
+		return nil
 	}
-	return c.endExtension(b)
+	return c.endLine(b, ErrChunkSize)
 }
 
-// endExtension reads b, the first byte that is not of a chunk-size or an
-// extension.
+// endExtension reads b, the first byte that is not of an extension.
 func (c *Chunks) endExtension(b byte) *Error {
-	switch b {
-	case ';':
+	if b == ';' {
 		c.state = inExtStart
+		return nil
+	}
+	return c.endLine(b, ErrChunkExtension)
+}
+
+// endLine reads b, the first byte of the line end. It returns e if b is none.
+func (c *Chunks) endLine(b byte, e *Error) *Error {
+	switch b {
 	case '\r':
 		c.state = inSizeEnd
+		return nil
 	case '\n':
 		return ErrBareLF
-	default:
-		return ErrChunkExtension
 	}
-	return nil
+	return e
 }
 
 // beginChunk judges the line that begins a chunk.
@@ -327,6 +386,17 @@ func (b *Body) Reset(contentLength int64, chunked bool) {
 	}
 }
 
+// Lenient makes b, just reset, read a chunked body as [Chunks] does with Lenient.
+func (b *Body) Lenient() { b.chunks.Lenient = true }
+
+// ResetBody makes b ready for the body of the request that r has read, lenient as r is.
+func (r *Reader) ResetBody(b *Body) {
+	b.Reset(r.ContentLength, r.Chunked)
+	if r.opts.Lenient {
+		b.Lenient()
+	}
+}
+
 // Read looks at data, the next bytes of the connection, as [Chunks.Read] does.
 // Without data it says whether the body is complete.
 func (b *Body) Read(data []byte) (n int, done bool, err error) {
@@ -336,6 +406,15 @@ func (b *Body) Read(data []byte) (n int, done bool, err error) {
 	n = int(min(b.left, int64(len(data))))
 	b.left -= int64(n)
 	return n, b.left == 0, nil
+}
+
+// Forward is as that of [Chunks]. All bytes of another body are kept.
+func (b *Body) Forward(data []byte) (kept, n int, done bool, err error) {
+	if b.chunked {
+		return b.chunks.Forward(data)
+	}
+	n, done, err = b.Read(data)
+	return n, n, done, err
 }
 
 // Trailer is as that of [Chunks]; 0 for any other body.

@@ -282,6 +282,8 @@ func chunkBodies() map[string][]byte {
 func TestBodyAllocations(t *testing.T) {
 	bodies := chunkBodies()
 	broken := []byte("5\r\nhello\n")
+	padded := []byte("5 \r\nhello\r\n0 \r\n\r\n")
+	padding := make([]byte, len(padded))
 	var body Body
 	got := testing.AllocsPerRun(10, func() {
 		for name, data := range bodies {
@@ -289,6 +291,19 @@ func TestBodyAllocations(t *testing.T) {
 			if n, done, err := body.Read(data); n != len(data) || !done || err != nil {
 				t.Fatalf("%s: got %d, %v, %v", name, n, done, err)
 			}
+		}
+		for name, data := range bodies {
+			body.Reset(-1, true)
+			body.Lenient()
+			if kept, n, done, err := body.Forward(data); kept != n || n != len(data) || !done || err != nil {
+				t.Fatalf("%s: forwarded %d of %d, %v, %v", name, kept, n, done, err)
+			}
+		}
+		copy(padding, padded)
+		body.Reset(-1, true)
+		body.Lenient()
+		if kept, n, done, err := body.Forward(padding); n-kept != 2 || !done || err != nil {
+			t.Fatalf("padded: forwarded %d of %d, %v, %v", kept, n, done, err)
 		}
 		body.Reset(-1, true)
 		if _, _, err := body.Read(broken); err != ErrChunkEnd {
@@ -299,6 +314,23 @@ func TestBodyAllocations(t *testing.T) {
 	})
 	if got != 0 {
 		t.Errorf("got %v allocations, want 0", got)
+	}
+}
+
+func BenchmarkForwardBody(b *testing.B) {
+	for name, data := range chunkBodies() {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			b.ReportAllocs()
+			for b.Loop() {
+				var body Body
+				body.Reset(-1, true)
+				body.Lenient()
+				if _, _, done, err := body.Forward(data); !done {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 
@@ -343,5 +375,172 @@ func TestTrailer(t *testing.T) {
 	_, _, _ = body.Read([]byte("hello"))
 	if got := body.Trailer(); got != 0 {
 		t.Errorf("counted: got %d, want 0", got)
+	}
+}
+
+// lenientChunkTests are bodies that only a lenient reader reads differently, each with what
+// of it goes on.
+var lenientChunkTests = []struct {
+	rule string
+	name string
+	in   string // a whole body, or one that is broken where at says
+	want string // what goes on of a whole body
+	err  *Error
+	at   int
+}{
+	{"RFC 9112 7.1", "nothing to be left out", "5\r\nhello\r\n0\r\nX: y\r\n\r\n", "5\r\nhello\r\n0\r\nX: y\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1", "space after the size", "5 \r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1", "tab after the size", "5\t\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1", "spaces after each size", "5B4 \r\n" + strings.Repeat("x", 0x5b4) + "\r\n005  \t \r\nhello\r\n0     \r\n\r\n", "5B4\r\n" + strings.Repeat("x", 0x5b4) + "\r\n005\r\nhello\r\n0\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1", "spaces before a trailer", "0 \r\nX: y\r\n\r\n", "0\r\nX: y\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1", "data that looks like a padded size", "4 \r\n4 \r\n\r\n0\r\n\r\n", "4\r\n4 \r\n\r\n0\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1", "longest line", "1" + strings.Repeat(" ", 4093) + "\r\nx\r\n0\r\n\r\n", "1\r\nx\r\n0\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1", "line too long", "1" + strings.Repeat(" ", 4094) + "\r\nx\r\n", "", ErrChunkLine, 4096},
+	{"RFC 9112 7.1", "space before the size", " 5\r\nhello\r\n", "", ErrChunkSize, 0},
+	{"RFC 9112 7.1", "space for the size", " \r\nhello\r\n", "", ErrChunkSize, 0},
+	{"RFC 9112 7.1", "digit after the space", "5 0\r\nhello\r\n", "", ErrChunkSize, 2},
+	{"RFC 9112 7.1", "other whitespace after the size", "5\v\r\nhello\r\n", "", ErrChunkSize, 1},
+	{"RFC 9112 7.1", "bare LF after a padded size", "5 \nhello\r\n", "", ErrBareLF, 2},
+	{"RFC 9112 2.2", "bare CR after a padded size", "5 \rhello\r\n", "", ErrBareCR, 3},
+	{"RFC 9112 7.1.1", "space before the semicolon", "1 ;a\r\nx\r\n", "", ErrChunkSize, 2},
+	{"RFC 9112 7.1.1", "size of 17 digits, padded", "00000000000000001 \r\n", "", ErrChunkSize, 16},
+
+	{"RFC 9112 7.1.1", "extensions of strict form", "5;a=b;c=\"d\"\r\nhello\r\n0;e\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1.1", "no name", "1;\r\nx\r\n0\r\n\r\n", "1\r\nx\r\n0\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1.1", "spaces in an extension", "1; a = b \r\nx\r\n0; c\r\n\r\n", "1\r\nx\r\n0\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1.1", "control bytes in an extension", "1;\x00\x1b\x7f\xff\r\nx\r\n0\r\n\r\n", "1\r\nx\r\n0\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1.1", "line end in quotation marks", "1;a=\"\r\nx\r\n0;b=\"\\\r\n\r\n", "1\r\nx\r\n0\r\n\r\n", accepted, 0},
+	{"RFC 9112 7.1.1", "bare LF in an extension", "1;a\nb\r\nx\r\n", "", ErrBareLF, 3},
+	{"RFC 9112 7.1.1", "bare LF at the end of an extension", "1;a \nx\r\n", "", ErrBareLF, 4},
+	{"RFC 9112 7.1.1", "bare CR in an extension", "1;a\rb\r\nx\r\n", "", ErrBareCR, 4},
+	{"RFC 9112 7.1.1", "two CR after an extension", "1;a\r\r\nx\r\n", "", ErrBareCR, 4},
+	{"RFC 9112 7.1.1", "no size but an extension", ";a\r\nhello\r\n", "", ErrChunkSize, 0},
+	{"RFC 9112 7.1.1", "padding and little data", strings.Repeat("1"+strings.Repeat(" ", 4093)+"\r\nx\r\n", 4) + "1" + strings.Repeat(" ", 100) + "\r\nx\r\n", "",
+		ErrChunkOverhead, 4*4099 + 102},
+
+	{"RFC 9112 7.1", "bare LF after the data", "5 \r\nhello\n0\r\n", "", ErrChunkEnd, 9},
+	{"RFC 9112 7.1.2", "bare LF after a trailer", "0 \r\nX: a\n\r\n", "", ErrBareLF, 8},
+	{"RFC 9112 5.2", "folded trailer", "0 \r\nX: a\r\n b\r\n\r\n", "", ErrFold, 10},
+	{"RFC 9110 6.5.1", "Host in the trailer", "0 \r\nHost: a\r\n\r\n", "", ErrTrailerField, 8},
+}
+
+// forwards gives in to b in pieces, and returns what goes on, with the sum and the last
+// answer. With skip it does not look at what it may skip.
+func forwards(t *testing.T, b *Body, skip bool, in string, cuts ...int) (out string, n int, done bool, err error) {
+	t.Helper()
+	start := 0
+	for _, cut := range append(cuts, len(in)) {
+		data := []byte(in[start:cut])
+		start = cut
+		for len(data) > 0 && !done && err == nil {
+			if left := min(b.Left(), int64(len(data))); skip && left > 0 {
+				b.Skip(left)
+				out += string(data[:left])
+				n += int(left)
+				data = data[left:]
+				continue
+			}
+			piece := data
+			if skip {
+				piece = data[:1]
+			}
+			before := string(data)
+			var kept, m int
+			kept, m, done, err = b.Forward(piece)
+			if string(data[m:]) != before[m:] || kept > m || kept == m && string(data[:m]) != before[:m] {
+				t.Fatalf("%q: changed to %q, of which %d are the body's and %d go on", before, data, m, kept)
+			}
+			if m < len(piece) && !done && err == nil {
+				t.Fatalf("%q: left %d bytes", in, len(piece)-m)
+			}
+			out += string(piece[:kept])
+			n += m
+			data = data[m:]
+		}
+	}
+	return out, n, done, err
+}
+
+func TestChunksLenient(t *testing.T) {
+	for _, test := range lenientChunkTests {
+		t.Run(test.rule+" "+test.name, func(t *testing.T) {
+			in, at := test.in, test.at
+			var want error
+			if test.err == accepted {
+				in += "GET "
+				at = len(test.in)
+			} else {
+				want = test.err
+			}
+			check := func(how string, skip bool, cuts ...int) {
+				t.Helper()
+				var b Body
+				b.Reset(-1, true)
+				b.Lenient()
+				out, n, done, err := forwards(t, &b, skip, in, cuts...)
+				if n != at || done != (want == nil) || err != want || want == nil && out != test.want {
+					t.Fatalf("%q, %s %d: got %q of %d, %v, %v, want %q of %d, %v", in, how, cuts, out, n, done, err, test.want, at, want)
+				}
+			}
+			bytewise := make([]int, len(in))
+			for i := range bytewise {
+				bytewise[i] = i
+			}
+			check("whole", false)
+			check("skipping", true)
+			check("byte by byte", false, bytewise...)
+			for cut := 0; cut < len(in); cut += 1 + len(in)/500 {
+				check("cut", false, cut)
+			}
+			if n, done, err := (&Chunks{Lenient: true}).Read([]byte(in)); n != at || done != (want == nil) || err != want {
+				t.Errorf("%q: read %d, %v, %v", in, n, done, err)
+			}
+			if want != nil {
+				return
+			}
+			if n, done, err := new(Chunks).Read([]byte(test.want)); n != len(test.want) || !done || err != nil {
+				t.Errorf("%q goes on: a strict reader reads %d, %v, %v", test.want, n, done, err)
+			}
+		})
+	}
+}
+
+// TestForwardBodyStrict checks that nothing is left out of a body that a strict reader
+// reads, nor of one that is not chunked, and that no byte of it is moved.
+func TestForwardBodyStrict(t *testing.T) {
+	for _, test := range chunkTests {
+		var strict Body
+		strict.Reset(-1, true)
+		out, n, done, err := forwards(t, &strict, false, test.in)
+		wantN, wantDone, wantErr := new(Chunks).Read([]byte(test.in))
+		if out != test.in[:n] || n != wantN || done != wantDone || err != wantErr {
+			t.Errorf("%s: %.200q: got %.200q of %d, %v, %v, want %d, %v, %v", test.name, test.in, out, n, done, err, wantN, wantDone, wantErr)
+		}
+	}
+	for _, length := range []int64{-1, 0, 5, 9, math.MaxInt64} {
+		var b Body
+		b.Reset(length, false)
+		b.Lenient()
+		want := "5 \r\nhello"[:max(0, min(length, 9))]
+		if out, n, done, err := forwards(t, &b, false, "5 \r\nhello"); out != want || n != len(want) || done != (length <= 9) || err != nil {
+			t.Errorf("length %d: got %q of %d, %v, %v, want %q", length, out, n, done, err, want)
+		}
+	}
+}
+
+// TestResetBody checks that a body is read as its head was.
+func TestResetBody(t *testing.T) {
+	const head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+	for _, lenient := range []bool{false, true} {
+		b := Body{left: 5, chunks: Chunks{Lenient: !lenient}}
+		read(Options{Lenient: lenient}, head).ResetBody(&b)
+		if _, done, err := b.Read([]byte("0 \r\n\r\n")); done != lenient || (err == nil) != lenient {
+			t.Errorf("lenient %v: %v, %v", lenient, done, err)
+		}
+	}
+	var b Body
+	read(Options{Lenient: true}, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n").ResetBody(&b)
+	if b.Left() != 3 {
+		t.Errorf("counted: %d left, want 3", b.Left())
 	}
 }

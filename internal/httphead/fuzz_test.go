@@ -294,9 +294,12 @@ func (s *server) Addr() net.Addr            { return &net.TCPAddr{} }
 
 // bodyOf follows the body with which data begins, skipping what it may, and
 // returns its content beside what [Body.Read] does.
-func bodyOf(length int64, chunked bool, data []byte) (content []byte, n int, done bool, err error) {
+func bodyOf(length int64, chunked, lenient bool, data []byte) (content []byte, n int, done bool, err error) {
 	var body Body
 	body.Reset(length, chunked)
+	if lenient {
+		body.Lenient()
+	}
 	for {
 		if skip := min(body.Left(), int64(len(data)-n)); skip > 0 {
 			body.Skip(skip)
@@ -314,59 +317,113 @@ func bodyOf(length int64, chunked bool, data []byte) (content []byte, n int, don
 
 // FuzzChunks asserts that the pieces in which a chunked body arrives change
 // nothing, and that net/http's server accepts every body that [Chunks] accepts,
-// finds the same end and the same content.
+// finds the same end and the same content. What goes on of a body that only a lenient
+// reader accepts, a strict one accepts, with the same content.
 func FuzzChunks(f *testing.F) {
 	for i, test := range chunkTests {
 		f.Add([]byte(test.in+"0\r\n\r\nGET "), uint(i*7))
 	}
+	for i, test := range lenientChunkTests {
+		f.Add([]byte(test.in+"GET "), uint(i*7))
+	}
 	f.Fuzz(func(t *testing.T, data []byte, cut uint) {
-		n, done, err := new(Chunks).Read(data)
-		if n > len(data) || done && err != nil || !done && err == nil && n != len(data) {
-			t.Fatalf("%q: got %d, %v, %v", data, n, done, err)
-		}
 		in := string(data)
-		bytewise := make([]int, len(in))
-		for i := range bytewise {
-			bytewise[i] = i
+		strict, lenient := chunksIn(t, in, cut, false), chunksIn(t, in, cut, true)
+		if strict.done && (!lenient.done || strict.n != lenient.n) {
+			t.Fatalf("%q: %d bytes to a strict reader, to a lenient one %d, %v", in, strict.n, lenient.n, lenient.err)
 		}
-		for how, cuts := range map[string][]int{
-			"in two":       {int(cut % uint(len(in)+1))},
-			"byte by byte": bytewise,
-		} {
-			if n2, done2, err2 := follow(t, new(Chunks).Read, in, cuts...); n2 != n || done2 != done || err2 != err {
-				t.Fatalf("%q, %s: got %d, %v, %v, want %d, %v, %v", data, how, n2, done2, err2, n, done, err)
-			}
-		}
-		content, n2, done2, err2 := bodyOf(-1, true, data)
-		if n2 != n || done2 != done || err2 != err {
-			t.Fatalf("%q, skipping: got %d, %v, %v, want %d, %v, %v", data, n2, done2, err2, n, done, err)
-		}
-		if !done {
+		if !lenient.done {
 			return
 		}
 
 		const post = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 		const next = "GET /next HTTP/1.1\r\nHost: b\r\n\r\n"
-		br := bufio.NewReader(strings.NewReader(post + in[:n] + next))
-		req, err := http.ReadRequest(br)
-		if err != nil {
-			t.Fatal(err)
+		content, _, _, _ := bodyOf(-1, true, true, data)
+		for _, body := range []string{in[:lenient.n], lenient.forwarded} {
+			br := bufio.NewReader(strings.NewReader(post + body + next))
+			req, err := http.ReadRequest(br)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(req.Body)
+			if err != nil {
+				t.Fatalf("%q: net/http: %v", body, err)
+			}
+			if !bytes.Equal(got, content) {
+				t.Errorf("%q: content %q, net/http %q", body, content, got)
+			}
+			if req.Host != "a" || req.ContentLength != -1 {
+				t.Errorf("%q: net/http: host %q, length %d", body, req.Host, req.ContentLength)
+			}
+			req, err = http.ReadRequest(br)
+			if err != nil || req.RequestURI != "/next" || req.Host != "b" || br.Buffered() != 0 {
+				t.Fatalf("%q: net/http reads after it %+v, %v", body, req, err)
+			}
 		}
-		got, err := io.ReadAll(req.Body)
-		if err != nil {
-			t.Fatalf("%q: net/http: %v", data[:n], err)
+
+		got, n, done, err := bodyOf(-1, true, false, []byte(lenient.forwarded))
+		if n != len(lenient.forwarded) || !done || err != nil || !bytes.Equal(got, content) {
+			t.Fatalf("%q goes on as %q, in which a strict reader reads %q of %d, %v, %v, want %q", in, lenient.forwarded, got, n, done, err, content)
 		}
-		if !bytes.Equal(got, content) {
-			t.Errorf("%q: content %q, net/http %q", data[:n], content, got)
-		}
-		if req.Host != "a" || req.ContentLength != -1 {
-			t.Errorf("%q: net/http: host %q, length %d", data[:n], req.Host, req.ContentLength)
-		}
-		req, err = http.ReadRequest(br)
-		if err != nil || req.RequestURI != "/next" || req.Host != "b" || br.Buffered() != 0 {
-			t.Fatalf("%q: net/http reads after it %+v, %v", data[:n], req, err)
+		if again := chunksIn(t, lenient.forwarded, cut, true); again.forwarded != lenient.forwarded {
+			t.Errorf("%q goes on again as %q", lenient.forwarded, again.forwarded)
 		}
 	})
+}
+
+// chunked is what comes of a chunked body.
+type chunked struct {
+	forwarded string
+	n         int
+	done      bool
+	err       error
+}
+
+// chunksIn reads a chunked body, whole and in pieces.
+func chunksIn(t *testing.T, in string, cut uint, lenient bool) chunked {
+	t.Helper()
+	n, done, err := (&Chunks{Lenient: lenient}).Read([]byte(in))
+	if n > len(in) || done && err != nil || !done && err == nil && n != len(in) {
+		t.Fatalf("%q: got %d, %v, %v", in, n, done, err)
+	}
+	body := func() *Body {
+		b := new(Body)
+		b.Reset(-1, true)
+		if lenient {
+			b.Lenient()
+		}
+		return b
+	}
+	want := chunked{n: n, done: done, err: err}
+	want.forwarded, _, _, _ = forwards(t, body(), false, in)
+	if !lenient && want.forwarded != in[:n] {
+		t.Fatalf("%q goes on as %q", in, want.forwarded)
+	}
+	bytewise := make([]int, len(in))
+	for i := range bytewise {
+		bytewise[i] = i
+	}
+	for how, cuts := range map[string][]int{
+		"whole":        nil,
+		"in two":       {int(cut % uint(len(in)+1))},
+		"byte by byte": bytewise,
+	} {
+		c := &Chunks{Lenient: lenient}
+		if n2, done2, err2 := follow(t, c.Read, in, cuts...); n2 != n || done2 != done || err2 != err {
+			t.Fatalf("%q, %s: got %d, %v, %v, want %d, %v, %v", in, how, n2, done2, err2, n, done, err)
+		}
+		for _, skip := range []bool{false, true} {
+			var got chunked
+			got.forwarded, got.n, got.done, got.err = forwards(t, body(), skip, in, cuts...)
+			if got != want {
+				t.Fatalf("%q, %s, skipping %v: goes on as %+v, want %+v", in, how, skip, got, want)
+			}
+		}
+	}
+	if _, n2, done2, err2 := bodyOf(-1, true, lenient, []byte(in)); n2 != n || done2 != done || err2 != err {
+		t.Fatalf("%q, skipping: got %d, %v, %v, want %d, %v, %v", in, n2, done2, err2, n, done, err)
+	}
+	return want
 }
 
 // FuzzResponse asserts that the pieces in which a response arrives change
@@ -377,6 +434,9 @@ func FuzzResponse(f *testing.F) {
 		f.Add([]byte(test.in+"\r\n5\r\nhello\r\n0\r\n\r\n"), uint(i*7), uint8(i))
 	}
 	for i, test := range chunkTests {
+		f.Add([]byte(responseField("Transfer-Encoding: chunked")+"\r\n"+test.in), uint(i*7), uint8(0))
+	}
+	for i, test := range lenientChunkTests {
 		f.Add([]byte(responseField("Transfer-Encoding: chunked")+"\r\n"+test.in), uint(i*7), uint8(0))
 	}
 	f.Add(answer, uint(0), uint8(0))
@@ -449,7 +509,7 @@ func FuzzResponse(f *testing.F) {
 		case UntilClose:
 			length = math.MaxInt64
 		}
-		content, n, done, bodyErr := bodyOf(length, chunked, rest)
+		content, n, done, bodyErr := bodyOf(length, chunked, true, rest)
 		if bodyErr != nil {
 			return
 		}

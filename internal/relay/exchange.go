@@ -18,7 +18,8 @@ import (
 // dropped. An upgrade or a CONNECT request that the upstream accepts makes a tunnel of
 // the two, which an [Engine] takes over.
 //
-// The bodies go through as they come; how they are framed is only followed. A request
+// The bodies go through as they come; how they are framed is only followed. What a lenient
+// [httphead.Body] accepts, and that of a response is lenient, goes on strictly framed. A request
 // that breaks its framing resets the upstream, since it must not look complete there.
 // A response that breaks it resets the client.
 type Exchange struct {
@@ -190,7 +191,8 @@ func (e *exchange) send() {
 
 // sendRequest sends head and body, as far as it can and need.
 func (e *exchange) sendRequest(src source) {
-	n, done, err := e.Body.Read(e.Pending)
+	first := append(e.Request.Head, e.Pending...) // copies
+	kept, n, done, err := e.Body.Forward(first[len(e.Request.Head):])
 	if done && e.wantsTunnel() {
 		e.held = append(e.held, e.Pending[n:]...)
 	}
@@ -200,23 +202,23 @@ func (e *exchange) sendRequest(src source) {
 		return
 	}
 	e.complete.Store(done)
-	if e.up.write(append(e.Request.Head, e.Pending[:n]...)) != nil {
+	if e.up.write(first[:len(e.Request.Head)+kept]) != nil {
 		return // whoever reads from the upstream sees why
 	}
-	e.Pending = nil
+	e.Pending, first = nil, nil
 	for !done {
 		limit := e.Body.Left()
 		if limit == 0 {
 			limit = math.MaxInt64
 		}
 		p, readErr := src.read(limit)
-		n, done, err = e.Body.Read(p)
+		kept, n, done, err = e.Body.Forward(p)
 		if done && e.wantsTunnel() {
 			e.held = append(e.held, p[n:]...)
 		}
 		if err == nil {
 			e.complete.Store(done)
-			if writeErr := e.up.write(p[:n]); writeErr != nil {
+			if writeErr := e.up.write(p[:kept]); writeErr != nil {
 				giveBack(p)
 				return
 			}
@@ -439,9 +441,10 @@ func (e *exchange) passBody(src source, framing httphead.Framing, r *httphead.Re
 		body.Reset(math.MaxInt64, false)
 	default:
 		body.Reset(r.ContentLength, r.Chunked)
+		body.Lenient() // servers pad chunk sizes, as "5B4 "
 	}
-	n, done, err := body.Read(data)
-	if !e.down.deliver(data[:n]) {
+	kept, _, done, err := body.Forward(data)
+	if !e.down.deliver(data[:kept]) {
 		return false
 	}
 	for err == nil && !done {
@@ -450,8 +453,8 @@ func (e *exchange) passBody(src source, framing httphead.Framing, r *httphead.Re
 			limit = math.MaxInt64
 		}
 		p, readErr := src.read(limit)
-		n, done, err = body.Read(p)
-		delivered := e.down.deliver(p[:n])
+		kept, _, done, err = body.Forward(p)
+		delivered := e.down.deliver(p[:kept])
 		giveBack(p)
 		switch {
 		case !delivered:

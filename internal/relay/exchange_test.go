@@ -94,7 +94,10 @@ func TestExchange(t *testing.T) {
 		{"more than counted", exchangeGet, getSent,
 			ok + "Content-Length: 5\r\n\r\nhello" + ok + "Content-Length: 4\r\n\r\nevil", ok + "Content-Length: 5\r\nConnection: close\r\n\r\nhello"},
 		{"chunked", exchangeGet, getSent,
-			ok + "Transfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n" + ok, ok + "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n"},
+			ok + "Transfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n" + ok, ok + "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n"},
+		{"chunked, sizes padded", exchangeGet, getSent,
+			"HTTP/1.1  200 OK\r\nX: a\r\n b\r\nTransfer-Encoding: chunked\r\n\r\n5 \t\r\nhello\r\n0; a = \r\nX: y\r\n\r\n" + ok,
+			ok + "X: a b\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n"},
 		{"chunked and counted", exchangeGet, getSent,
 			ok + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", ok + "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n"},
 		{"HEAD", "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", "HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
@@ -139,6 +142,37 @@ func TestExchange(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestExchangeLenient checks that a request whose body only a lenient reader accepts goes
+// up strictly framed, whatever pieces it comes in.
+func TestExchangeLenient(t *testing.T) {
+	const (
+		head  = "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+		body  = "5 \r\nhello\r\n2; a=\"\r\n\r\n\r\n0\t\r\nX: y\r\n\r\n"
+		up    = head + "5\r\nhello\r\n2\r\n\r\n\r\n0\r\nX: y\r\n\r\n"
+		reply = ok + "Content-Length: 0\r\nConnection: close\r\n\r\n"
+	)
+	for _, network := range []string{"tcp", "unix", "tls"} {
+		for cut := range len(body) + 1 {
+			l := exchanged(t, network, head+body[:cut], func(x *Exchange) { x.Body.Lenient() })
+			for i := range body[cut:] {
+				send(t, l.client, body[cut+i:cut+i+1])
+			}
+			send(t, l.client, "GET /deny")
+			receives(t, l.upstream, up)
+			send(t, l.upstream, reply)
+			receives(t, l.client, reply)
+			receivesEnd(t, l.client)
+			l.client.Close()
+			if a := l.over(t, Finished); a.ToUpstream != int64(len(up)) {
+				t.Errorf("%s, cut at %d: got %d bytes up, want %d", network, cut, a.ToUpstream, len(up))
+			}
+		}
+	}
+	l := exchanged(t, "tcp", head+body, nil)
+	receives(t, l.client, "HTTP/1.1 400")
+	l.over(t, BadRequest)
 }
 
 // TestExchangeUntilClose checks a response that ends with its connection, as far as it
