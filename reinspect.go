@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +49,8 @@ type reinspectConn struct {
 	trailer  []byte                // what has been read of its trailer section, unless that came in one piece
 	broken   error                 // why the rest of the message cannot be read
 	rest     []byte                // what was read beyond the message
+	blank    int                   // how many more bytes CR and LF may come before the next head
+	skipped  []byte                // those that came
 	next     *inspection           // of the request after it, once there is a byte of it
 	limit    func(time.Time) error // setHeadDeadline
 
@@ -97,11 +101,20 @@ func newReinspectConn(in *inspection, conn, base net.Conn, data []byte, headLen 
 // begin makes in the message to deliver.
 func (c *reinspectConn) begin(in *inspection, data []byte, headLen int) {
 	c.in, c.inspect, c.route, c.next = in, in.inspect, in.route, nil
-	c.body.Reset(in.head.ContentLength, in.head.Chunked)
+	in.head.ResetBody(&c.body)
 	n, within := c.follow(data[headLen:])
 	end := headLen + n
 	c.pending, c.rest = data[:end:end], data[headLen+within:]
+	c.blank, c.skipped = 0, nil
+	if c.outermost.head.Lenient && string(in.head.Method.Of(in.data)) == http.MethodPost {
+		c.blank = maxBlank
+	}
 }
+
+// maxBlank is how many bytes CR and LF net/http's server skips after a POST request, whose
+// body old clients end with a line end that its length does not count (RFC 9112 section
+// 2.2). A lenient inspection skips as many.
+const maxBlank = 4
 
 // follow looks at the next bytes of the message's body. It returns how many of them may
 // be delivered, and how many belong to the message.
@@ -192,9 +205,9 @@ func (c *reinspectConn) unread() {
 	if c.next != nil {
 		c.rest, c.next = c.next.data, nil
 	}
-	if len(c.trailer)+len(c.rest) > 0 {
-		c.pending = append(append(c.pending, c.trailer...), c.rest...)
-		c.trailer, c.rest = nil, nil
+	if len(c.trailer)+len(c.skipped)+len(c.rest) > 0 {
+		c.pending = slices.Concat(c.pending, c.trailer, c.skipped, c.rest)
+		c.trailer, c.skipped, c.rest = nil, nil, nil
 	}
 }
 
@@ -298,8 +311,9 @@ func (c *reinspectConn) readNext() error {
 
 // readFirst waits for the first bytes of the next request and begins to inspect it.
 func (c *reinspectConn) readFirst() error {
-	waits := len(c.rest) == 0
-	if waits {
+	waits := false
+	for c.skipBlank(); len(c.rest) == 0; c.skipBlank() {
+		waits = true
 		if err := c.limit(time.Time{}); err != nil {
 			return err
 		}
@@ -317,6 +331,22 @@ func (c *reinspectConn) readFirst() error {
 		return c.limit(c.next.deadline)
 	}
 	return nil
+}
+
+// skipBlank leaves out what may come before the next head.
+func (c *reinspectConn) skipBlank() {
+	n := 0
+	for n < len(c.rest) && n < c.blank && (c.rest[n] == '\r' || c.rest[n] == '\n') {
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	c.blank -= n
+	c.skipped = append(c.skipped, c.rest[:n]...)
+	if c.rest = c.rest[n:]; len(c.rest) == 0 {
+		c.rest = nil // or an empty slice keeps the buffer
+	}
 }
 
 // leave shows the server the end of the connection, which goes on with next.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -231,25 +232,129 @@ func TestReinspect(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			for _, pieces := range piecesOf(test.in) {
 				s := newRoutedServer(t, "", elsewhereRoute, "", echoHandler)
-				conn := s.dial(t)
-				go func() {
-					for _, piece := range pieces {
-						_, _ = io.WriteString(conn, piece)
-					}
-				}()
-				r := bufio.NewReader(conn)
-				for i, want := range test.want {
-					got := readResponse(t, r)
-					if want == "EOF" && isEnd(got) {
-						continue
-					}
-					if got != want {
-						t.Errorf("%d pieces: response %d: got %q, want %q", len(pieces), i+1, got, want)
-					}
-				}
+				answers(t, s.dial(t), pieces, test.want)
 				s.sawOnly(t, test.saw...)
 			}
 		})
+	}
+}
+
+// answers sends the pieces on conn and fails unless these responses come back.
+func answers(t *testing.T, conn net.Conn, pieces, want []string) {
+	t.Helper()
+	go func() {
+		for _, piece := range pieces {
+			_, _ = io.WriteString(conn, piece)
+		}
+	}()
+	r := bufio.NewReader(conn)
+	for i, want := range want {
+		got := readResponse(t, r)
+		if want == "EOF" && isEnd(got) {
+			continue
+		}
+		if got != want {
+			t.Errorf("%d pieces: response %d: got %q, want %q", len(pieces), i+1, got, want)
+		}
+	}
+}
+
+// TestReinspectLenient checks that a lenient inspect takes what net/http's server takes,
+// and that a strict one does not. A bare server gets the same bytes where no other route is
+// concerned.
+func TestReinspectLenient(t *testing.T) {
+	const (
+		get     = " HTTP/1.1\r\nHost: h\r\n\r\n"
+		counted = " HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
+		chunked = " HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+	)
+	bad := "400 400 Bad Request"
+	tests := []struct {
+		name   string
+		in     string
+		want   []string
+		saw    []string
+		strict []string // what a strict inspect answers
+	}{
+		{"CR LF after POST", "POST /1" + counted + "\r\nGET /2" + get, []string{"200 /1 hello", "200 /2 "}, []string{"/1", "/2"}, []string{"200 /1 hello", bad, "EOF"}},
+		{"LF after POST", "POST /1" + counted + "\nGET /2" + get, []string{"200 /1 hello", "200 /2 "}, []string{"/1", "/2"}, []string{"200 /1 hello", bad, "EOF"}},
+		{"four bytes after POST", "POST /1" + counted + "\n\n\r\rGET /2" + get, []string{"200 /1 hello", "200 /2 "}, []string{"/1", "/2"}, []string{"200 /1 hello", bad, "EOF"}},
+		{"five bytes after POST", "POST /1" + counted + "\r\n\r\n\nGET /2" + get, []string{"200 /1 hello", bad, "EOF"}, []string{"/1"}, []string{"200 /1 hello", bad, "EOF"}},
+		{"CR LF after each POST", "POST /1" + counted + "\r\nPOST /2" + counted + "\r\nGET /3" + get, []string{"200 /1 hello", "200 /2 hello", "200 /3 "}, []string{"/1", "/2", "/3"}, []string{"200 /1 hello", bad, "EOF"}},
+		{"space after CR LF", "POST /1" + counted + "\r\n GET /2" + get, []string{"200 /1 hello", bad, "EOF"}, []string{"/1"}, []string{"200 /1 hello", bad, "EOF"}},
+		{"CR LF after GET", "GET /1" + get + "\r\nGET /2" + get, []string{"200 /1 ", bad, "EOF"}, []string{"/1"}, []string{"200 /1 ", bad, "EOF"}},
+		{"CR LF after POST and GET", "POST /1" + counted + "GET /2" + get + "\r\nGET /3" + get, []string{"200 /1 hello", "200 /2 ", bad, "EOF"}, []string{"/1", "/2"}, []string{"200 /1 hello", "200 /2 ", bad, "EOF"}},
+		{"CR LF after PUT", "PUT /1" + counted + "\r\nGET /2" + get, []string{"200 /1 hello", bad, "EOF"}, []string{"/1"}, []string{"200 /1 hello", bad, "EOF"}},
+		{"CR LF before the first request", "\r\nGET /1" + get, []string{bad, "EOF"}, nil, []string{bad, "EOF"}},
+		{"padded sizes and extensions", "POST /1" + chunked + "5 \r\nhello\r\n1;\x00 = \"\r\n!\r\n0\t \r\n\r\nGET /2" + get, []string{"200 /1 hello!", "200 /2 "}, []string{"/1", "/2"}, nil},
+		{"chunks, and CR LF", "POST /1" + chunked + "5 \r\nhello\r\n0\r\nX: y\r\n\r\n\r\nGET /2" + get, []string{"200 /1 hello", "200 /2 "}, []string{"/1", "/2"}, nil},
+		{"long method", strings.Repeat("M", 200) + " /1" + get + "GET /2" + get, []string{"200 /1 ", "200 /2 "}, []string{"/1", "/2"}, nil},
+		{"padded sizes, then another route", "POST /1" + chunked + "5 \r\nhello\r\n0 \r\n\r\n\r\nGET /a/2" + get, []string{"200 /1 hello", "200 a GET /a/2 HTTP/1.1", "EOF"}, []string{"/1"}, nil},
+		{"CR LF after POST, then another route", "POST /1" + counted + "\r\nGET /a/2" + get, []string{"200 /1 hello", "200 a GET /a/2 HTTP/1.1", "EOF"}, []string{"/1"}, []string{"200 /1 hello", bad, "EOF"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			lenient := newRoutedServer(t, `"lenient":true,`, elsewhereRoute, "", echoHandler)
+			for _, pieces := range piecesOf(test.in) {
+				answers(t, lenient.dial(t), pieces, test.want)
+			}
+			lenient.sawOnly(t, slices.Repeat(test.saw, len(piecesOf(test.in)))...)
+			if test.strict != nil {
+				answers(t, newRoutedServer(t, "", elsewhereRoute, "", echoHandler).dial(t), []string{test.in}, test.strict)
+			}
+			if !strings.Contains(test.in, "/a/") {
+				bare := httptest.NewServer(http.HandlerFunc(echoHandler))
+				defer bare.Close()
+				conn, err := net.Dial("tcp", bare.Listener.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+				answers(t, conn, []string{test.in}, test.want)
+			}
+		})
+	}
+}
+
+// TestReinspectBlankAfterPOST checks that what may come after a POST request is no
+// beginning of a head: the connection is idle, and a hijacker gets it.
+func TestReinspectBlankAfterPOST(t *testing.T) {
+	const counted = " HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello\r\n"
+	s := newRoutedServer(t, `"lenient":true,"timeout":"50ms",`, elsewhereRoute, "", echoHandler)
+	conn := s.dial(t)
+	r := bufio.NewReader(conn)
+	_, _ = io.WriteString(conn, "POST /1"+counted)
+	if got := readResponse(t, r); got != "200 /1 hello" {
+		t.Errorf("got %q", got)
+	}
+	time.Sleep(150 * time.Millisecond) // longer than a head may take
+	_, _ = io.WriteString(conn, "GET /2 HTTP/1.1\r\nHost: h\r\n\r\n")
+	if got := readResponse(t, r); got != "200 /2 " {
+		t.Errorf("got %q, want the answer to the next request", got)
+	}
+
+	read := make(chan struct{})
+	s = newRoutedServer(t, `"lenient":true,`, elsewhereRoute, "", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.ReadAll(r.Body)
+		<-read
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.Copy(conn, rw)
+	})
+	for _, after := range []string{"", "frame", "GET /a/2 HTTP/1.1\r\nHost: h\r\n\r\n"} {
+		conn = s.dial(t)
+		_, _ = io.WriteString(conn, "POST /1"+counted+after)
+		time.Sleep(20 * time.Millisecond) // until it is read while the handler runs
+		read <- struct{}{}
+		_ = conn.CloseWrite()
+		if got, err := io.ReadAll(conn); string(got) != "\r\n"+after || err != nil {
+			t.Errorf("hijacked: got %q (%v), want %q", got, err, "\r\n"+after)
+		}
 	}
 }
 

@@ -56,8 +56,8 @@ type desync struct {
 	site    *recorder  // what is left
 }
 
-// startDesync starts streamprox and its servers. The options are relay's.
-func startDesync(t *testing.T, server, options string) *desync {
+// startDesync starts streamprox and its servers, with options of inspect and of relay.
+func startDesync(t *testing.T, server, inspect, options string) *desync {
 	t.Helper()
 	d := &desync{address: freeAddress(t), site: newRecorder()}
 	d.site.register(t, "site")
@@ -73,7 +73,7 @@ func startDesync(t *testing.T, server, options string) *desync {
 			t.Errorf("in the end: %s", violation)
 		}
 	})
-	start(t, layer4Caddyfile(d.address, `
+	start(t, layer4Caddyfile(d.address, inspect+`
 		@a http_request path /a/*
 		route @a {
 			relay `+d.a.Addr()+options+`
@@ -444,11 +444,16 @@ func releases(t *testing.T, c *client) {
 	}
 }
 
-func TestDesync(t *testing.T) {
-	cases := desyncCases()
+func TestDesync(t *testing.T) { runDesync(t, "", desyncCases()) }
+
+func TestDesyncLenient(t *testing.T) { runDesync(t, "lenient", lenientCases()) }
+
+// runDesync plays the cases with each server, and with options of inspect.
+func runDesync(t *testing.T, inspect string, cases []desyncCase) {
+	t.Helper()
 	for _, server := range servers {
 		t.Run(server.name, func(t *testing.T) {
-			d := startDesync(t, server.name, "")
+			d := startDesync(t, server.name, inspect, "")
 			for _, c := range cases {
 				if !c.runsOn(server.name) {
 					continue
@@ -474,7 +479,7 @@ func TestDesyncServers(t *testing.T) {
 	}
 	for _, server := range servers {
 		t.Run(server.name, func(t *testing.T) {
-			d := startDesync(t, server.name, pin)
+			d := startDesync(t, server.name, "", pin)
 			if d.raw != nil {
 				d.raw.play(tell)
 			}
