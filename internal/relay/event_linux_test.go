@@ -208,7 +208,7 @@ func TestKillWhileStarting(t *testing.T) {
 					}
 				})
 			}
-			for range 300 {
+			for range 100 {
 				relayed(t, e, "tcp", Stream{Group: group})
 			}
 			streams.Kill() // those that Kill came too early for
