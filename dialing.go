@@ -41,6 +41,13 @@ type resolver interface {
 // client may have chosen it.
 var errNotAllowed = errors.New("address is not one that dial_allow permits")
 
+// errNoAddress is why an address that depends on the connection is none.
+var errNoAddress = errors.New("its placeholders make no address")
+
+// isRefused reports whether an address was not dialled because of what the connection's
+// placeholders stand for: another attempt would end in the same way.
+func isRefused(err error) bool { return errors.Is(err, errNotAllowed) || errors.Is(err, errNoAddress) }
+
 // destination returns where the upstream is for the connection with these
 // placeholders.
 func (u *upstream) destination(repl *caddy.Replacer) (destination, error) {
@@ -49,12 +56,12 @@ func (u *upstream) destination(repl *caddy.Replacer) (destination, error) {
 		return to, nil
 	}
 	if hasPlaceholder(u.address) {
-		address, err := repl.ReplaceOrErr(u.address, true, true)
+		address, err := expandAddress(u.address, repl)
 		if err == nil {
 			to.host, to.port, err = splitHostPort(address)
 		}
 		if err != nil {
-			return to, fmt.Errorf("%w: %w", errNotAllowed, err)
+			return to, fmt.Errorf("%w: %w", errNoAddress, err)
 		}
 	}
 	if hasPlaceholder(to.serverName) {
@@ -232,11 +239,39 @@ func (a dialAllow) address(addr netip.Addr) bool {
 	return slices.ContainsFunc(a.networks, func(network netip.Prefix) bool { return network.Contains(addr) })
 }
 
+// expandAddress replaces the placeholders of an address. A host that becomes an IPv6
+// address gets the brackets that it needs before a port.
+func expandAddress(pattern string, repl *caddy.Replacer) (string, error) {
+	literal := withoutPlaceholders(pattern)
+	colon := strings.LastIndexByte(literal, ':')
+	if colon < 0 || strings.Contains(literal[colon:], "]") {
+		return repl.ReplaceOrErr(pattern, true, true)
+	}
+	host, err := repl.ReplaceOrErr(pattern[:colon], true, true)
+	if err != nil {
+		return "", err
+	}
+	port, err := repl.ReplaceOrErr(pattern[colon+1:], true, true)
+	if err != nil {
+		return "", err
+	}
+	if strings.Contains(port, ":") {
+		return "", fmt.Errorf("%.20q is not a port", port)
+	}
+	if addr, err := netip.ParseAddr(host); err == nil && addr.Is6() {
+		host = "[" + host + "]"
+	}
+	return host + ":" + port, nil
+}
+
 // splitHostPort splits an address that may come from a client: the host in lower case,
 // and one numeric port.
 func splitHostPort(address string) (host, port string, err error) {
 	host, port, err = net.SplitHostPort(address)
 	if err != nil {
+		if _, _, err := net.SplitHostPort(address + ":"); err == nil {
+			return "", "", fmt.Errorf("%.300q has no port; for that of the request, or its default, write {l4.http.hostname}:{l4.http.port}", address)
+		}
 		return "", "", fmt.Errorf("%.300q is not a host and a port", address)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
@@ -288,11 +323,16 @@ var placeholders = regexp.MustCompile(`\{[^{}]*\}`)
 // the connection have been replaced.
 func hasPlaceholder(s string) bool { return placeholders.MatchString(s) }
 
+// withoutPlaceholders returns s with other bytes in the place of its placeholders.
+func withoutPlaceholders(s string) string {
+	return placeholders.ReplaceAllStringFunc(s, func(p string) string { return strings.Repeat("_", len(p)) })
+}
+
 // splitNetwork splits an address with placeholders into its network and the rest. The
 // network is never from a placeholder: a client could make a socket of this machine of
 // it.
 func splitNetwork(address string) (network, rest string, err error) {
-	literal := placeholders.ReplaceAllStringFunc(address, func(p string) string { return strings.Repeat("_", len(p)) })
+	literal := withoutPlaceholders(address)
 	slash := strings.IndexByte(literal, '/')
 	if slash < 0 {
 		return "tcp", address, nil

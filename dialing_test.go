@@ -121,6 +121,10 @@ func TestDestination(t *testing.T) {
 		{"IPv6 address in brackets", "{x}:80", "[2001:db8::1]", "", "[2001:db8::1]:80"},
 		{"brackets in the configuration", "[{x}]:80", "2001:db8::1", "", "[2001:db8::1]:80"},
 		{"dot at the end", "{x}:80", "example.org.", "", "example.org:80"},
+		{"IPv6 address without brackets", "{x}:80", "2001:db8::1", "", "[2001:db8::1]:80"},
+		{"IPv6 address and port", "{x}:{y}", "::1", "8081", "[::1]:8081"},
+		{"IPv4 address as IPv6", "{x}:{y}", "::ffff:10.0.0.1", "80", "[::ffff:10.0.0.1]:80"},
+		{"a part of an IPv6 address", "[2001:db8::{x}]:{y}", "1", "80", "[2001:db8::1]:80"},
 
 		{"empty", "{x}:80", "", "", ""},
 		{"unknown", "{z}:80", "", "", ""},
@@ -131,7 +135,13 @@ func TestDestination(t *testing.T) {
 		{"named port", "{x}:{y}", "example.org", "http", ""},
 		{"signed port", "{x}:{y}", "example.org", "+80", ""},
 		{"port range", "{x}:{y}", "example.org", "80-90", ""},
-		{"IPv6 address without brackets", "{x}:80", "2001:db8::1", "", ""},
+		{"IPv6 address and port without brackets", "{x}", "2001:db8::1:80", "", ""},
+		{"IPv6 address in brackets without a port", "{x}", "[2001:db8::1]", "", ""},
+		{"a part of an IPv6 address without a port", "[2001:db8::{x}]", "1", "", ""},
+		{"half of an address in brackets", "{x}:{y}", "[::1", "80", ""},
+		{"port that brings a host", "{x}:{y}", "example.org", "90:80", ""},
+		{"port that closes brackets", "{x}:{y}", "[::1", "1]:80", ""},
+		{"zone without brackets", "{x}:{y}", "fe80::1%eth0", "80", ""},
 		{"zone", "{x}:80", "[fe80::1%eth0]", "", ""},
 		{"network in the value", "{x}:80", "udp/10.0.0.5", "", ""},
 		{"Unix socket in the value", "{x}", "unix//run/docker.sock", "", ""},
@@ -156,8 +166,10 @@ func TestDestination(t *testing.T) {
 			u := newTestUpstream(t, &l4proxy.Upstream{Dial: []string{test.dial}}, "example.org")
 			to, err := u.destination(replacerWith(test.x, test.y))
 			switch {
-			case test.want == "" && !errors.Is(err, errNotAllowed):
+			case test.want == "" && !errors.Is(err, errNoAddress):
 				t.Errorf("got %q, error %v, want it refused", to.address(), err)
+			case test.want == "" && (errors.Is(err, errNotAllowed) || strings.Contains(err.Error(), "dial_allow")):
+				t.Errorf("got error %v, want one that does not blame dial_allow", err)
 			case test.want == "" && failureStatus(err) != http.StatusBadGateway:
 				t.Errorf("got status %d, want 502", failureStatus(err))
 			case test.want == "" && len(err.Error()) > 500:
@@ -166,6 +178,21 @@ func TestDestination(t *testing.T) {
 				t.Errorf("got %q, error %v, want %q", to.address(), err, test.want)
 			}
 		})
+	}
+}
+
+// TestDestinationWithoutPort checks that an address that lacks nothing but its port is
+// said to.
+func TestDestinationWithoutPort(t *testing.T) {
+	for host, want := range map[string]string{
+		"localhost": `its placeholders make no address: "localhost" has no port; for that of the request, or its default, write {l4.http.hostname}:{l4.http.port}`,
+		"[::1]":     `its placeholders make no address: "[::1]" has no port; for that of the request, or its default, write {l4.http.hostname}:{l4.http.port}`,
+		"::1":       `its placeholders make no address: "::1" is not a host and a port`,
+	} {
+		u := newTestUpstream(t, &l4proxy.Upstream{Dial: []string{"{x}"}}, "localhost", "::1")
+		if _, err := u.destination(replacerWith(host, "")); err == nil || err.Error() != want {
+			t.Errorf("%s: got error %v, want %s", host, err, want)
+		}
 	}
 }
 

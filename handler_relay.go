@@ -412,7 +412,7 @@ func (h *Relay) connect(ctx context.Context, cx *layer4.Connection, watch *clien
 		if ctx.Err() != nil {
 			return nil, nil, errLeftDial
 		}
-		if watch.ended.Load() || errors.Is(err, errNotAllowed) || time.Now().Add(h.tryInterval).After(giveUp) {
+		if watch.ended.Load() || isRefused(err) || time.Now().Add(h.tryInterval).After(giveUp) {
 			return nil, nil, err
 		}
 		select {
@@ -446,7 +446,7 @@ func (h *Relay) tryEach(ctx context.Context, cx *layer4.Connection, header *prox
 		}
 		u.release()
 		err = fmt.Errorf("dialing %s: %w", u.address, dialErr)
-		if ctx.Err() != nil || errors.Is(dialErr, errNotAllowed) {
+		if ctx.Err() != nil || isRefused(dialErr) {
 			return nil, nil, err
 		}
 		// An address that a client may have chosen says nothing of those of others.
@@ -476,6 +476,10 @@ func failureStatus(err error) int {
 func (h *Relay) logFailure(cx *layer4.Connection, err error) {
 	if errors.Is(err, errLeftDial) {
 		h.logger.Debug("relay given up", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+		return
+	}
+	if errors.Is(err, errNoAddress) {
+		h.failures.log(h.logger.Warn, failureKind{message: "no address to dial"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return
 	}
 	if errors.Is(err, errNotAllowed) {

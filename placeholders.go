@@ -2,6 +2,7 @@ package streamprox
 
 import (
 	"bytes"
+	"net"
 	"net/url"
 	"strings"
 	"time"
@@ -36,6 +37,17 @@ func (in *inspection) placeholder(key string) (value any, known bool) {
 		return in.method(), true
 	case "host":
 		return string(in.head.Host.Of(in.data)), true
+	case "hostname":
+		name, _ := splitHost(string(in.head.Host.Of(in.data)))
+		return name, true
+	case "port":
+		if _, port := splitHost(string(in.head.Host.Of(in.data))); port != "" {
+			return port, true
+		}
+		if tlsTerminated(in.parent, in.conn) {
+			return "443", true
+		}
+		return "80", true
 	case "path":
 		path := string(in.head.Path.Of(in.data))
 		if decoded, err := url.PathUnescape(path); err == nil {
@@ -54,6 +66,18 @@ func (in *inspection) placeholder(key string) (value any, known bool) {
 	default:
 		return nil, false
 	}
+}
+
+// splitHost splits a Host field, or the host of a target. The name has no brackets; a
+// port that is not there is "".
+func splitHost(host string) (name, port string) {
+	if name, port, err := net.SplitHostPort(host); err == nil {
+		return name, port
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
+		return strings.TrimSuffix(inner, "]"), ""
+	}
+	return host, ""
 }
 
 // ownPlaceholder returns what the placeholder {l4.inspect.<name>} stands for.

@@ -1,6 +1,7 @@
 package streamprox
 
 import (
+	"crypto/tls"
 	"io"
 	"strings"
 	"testing"
@@ -58,6 +59,8 @@ func TestPlaceholders(t *testing.T) {
 			"l4.inspect.outcome":            "http",
 			"l4.http.method":                "POST",
 			"l4.http.host":                  "Example.com:8080",
+			"l4.http.hostname":              "Example.com",
+			"l4.http.port":                  "8080",
 			"l4.http.path":                  "/A b/../c/",
 			"l4.http.query":                 "q=%20&r",
 			"l4.http.uri":                   "/A%20b/../c%2f?q=%20&r",
@@ -73,10 +76,19 @@ func TestPlaceholders(t *testing.T) {
 			"l4.conn.remote_addr":           "192.0.2.7:1",
 		}},
 		{"absolute-form", "", "GET http://a.example/x HTTP/1.1\r\nHost: a.example\r\n\r\n", map[string]string{
-			"l4.http.host": "a.example", "l4.http.path": "/x", "l4.http.query": "", "l4.http.uri": "http://a.example/x",
+			"l4.http.host": "a.example", "l4.http.hostname": "a.example", "l4.http.port": "80", "l4.http.path": "/x", "l4.http.query": "", "l4.http.uri": "http://a.example/x",
 		}},
 		{"HTTP/1.0 without Host", "", "GET / HTTP/1.0\r\n\r\n", map[string]string{
-			"l4.http.host": "", "l4.http.version": "HTTP/1.0",
+			"l4.http.host": "", "l4.http.hostname": "", "l4.http.port": "80", "l4.http.version": "HTTP/1.0",
+		}},
+		{"IPv6 address with a port", "", "GET / HTTP/1.1\r\nHost: [2001:db8::1]:8081\r\n\r\n", map[string]string{
+			"l4.http.host": "[2001:db8::1]:8081", "l4.http.hostname": "2001:db8::1", "l4.http.port": "8081",
+		}},
+		{"IPv6 address without a port", "", "GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n", map[string]string{
+			"l4.http.host": "[::1]", "l4.http.hostname": "::1", "l4.http.port": "80",
+		}},
+		{"colon without a port", "", "GET / HTTP/1.1\r\nHost: a.example:\r\n\r\n", map[string]string{
+			"l4.http.hostname": "a.example", "l4.http.port": "80",
 		}},
 		{"folded field", `"lenient":true`, "GET / HTTP/1.1\r\nHost: a\r\nX: one \r\n\t two\r\n  \r\n three\r\n\r\n", map[string]string{
 			"l4.http.header.X": "one two  three",
@@ -85,11 +97,11 @@ func TestPlaceholders(t *testing.T) {
 			"l4.http.path": "*", "l4.http.uri": "*",
 		}},
 		{"request line", `"until":"line"`, "GET /x HTTP/1.1\r\nHost: a\r\n\r\n", map[string]string{
-			"l4.inspect.outcome": "http", "l4.http.path": "/x", "l4.http.host": "", "l4.http.header.Host": "",
+			"l4.inspect.outcome": "http", "l4.http.path": "/x", "l4.http.host": "", "l4.http.hostname": "", "l4.http.port": "80", "l4.http.header.Host": "",
 		}},
 		{"other", "", "SSH-2.0-client\r\n", map[string]string{
 			"l4.inspect.outcome": "other", "l4.inspect.bytes": "16",
-			"l4.http.method": unknown, "l4.http.host": unknown, "l4.http.query": unknown, "l4.http.header.X": unknown,
+			"l4.http.method": unknown, "l4.http.host": unknown, "l4.http.hostname": unknown, "l4.http.port": unknown, "l4.http.query": unknown, "l4.http.header.X": unknown,
 		}},
 	}
 	for _, test := range tests {
@@ -101,6 +113,24 @@ func TestPlaceholders(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPortPlaceholderAfterTLS checks that the port is that of HTTPS where TLS was
+// terminated and Host has none, and also in what rewrite_head has made of the request.
+func TestPortPlaceholderAfterTLS(t *testing.T) {
+	for sent, want := range map[string]string{"a.example": "a.example 443", "a.example:8443": "a.example 8443"} {
+		cx := layer4.WrapConnection(&scriptedConn{r: strings.NewReader("GET / HTTP/1.1\r\nHost: " + sent + "\r\n\r\n"), remote: textAddr("192.0.2.7:1")}, nil, zap.NewNop())
+		cx.SetVar(layer4.TLSConnectionStatesVarName, []*tls.ConnectionState{{}})
+		var got []string
+		keep := nextFunc(func(cx *layer4.Connection, next layer4.Handler) error {
+			got = append(got, strings.Join(placeholderValues(cx, "l4.http.hostname", "l4.http.port"), " "))
+			return next.Handle(cx)
+		})
+		err := chain(loadHandler(t, "inspect", "{}"), keep, loadHandler(t, "rewrite_head", `{"header":{"delete":["X"]}}`), keep).Handle(cx)
+		if err != nil || len(got) != 2 || got[0] != want || got[1] != want {
+			t.Errorf("Host %s: got %q, error %v, want %q twice", sent, got, err, want)
+		}
 	}
 }
 

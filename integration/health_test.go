@@ -274,15 +274,17 @@ func TestDialAllow(t *testing.T) {
 		{"allowed name", "{l4.http.host}", "localhost", get("LocalHost:" + port), "reached"},
 		{"field", "{l4.http.header.X-To}:" + port, "localhost", "GET / HTTP/1.1\r\nHost: a\r\nX-To: localhost\r\n\r\n", "reached"},
 		{"port", host + ":{l4.http.header.X-Port}", host, "GET / HTTP/1.1\r\nHost: a\r\nX-Port: " + port + "\r\n\r\n", "reached"},
+		{"host and port of Host", "{l4.http.hostname}:{l4.http.port}", "localhost", get("localhost:" + port), "reached"},
+		{"host of Host", "{l4.http.hostname}:" + port, "localhost", get("localhost"), "reached"},
 		{"another address", "{l4.http.host}", "10.0.0.0/8", get(host + ":" + port), "refused"},
 		{"IPv6 loopback", "{l4.http.host}", "127.0.0.0/8", get("[::1]:" + port), "refused"},
 		{"loopback as IPv6", "{l4.http.host}", "10.0.0.0/8", get("[::ffff:127.0.0.1]:" + port), "refused"},
 		{"another name", "{l4.http.host}", "*.example.org", get("localhost:" + port), "refused"},
 		{"name with another address", "{l4.http.host}", "10.0.0.0/8", get("localhost:" + port), "refused"},
 		{"another address before one that is fixed", "{l4.http.host} " + host + ":" + port, "10.0.0.0/8", get("localhost:" + port), "refused"},
-		{"no port", "{l4.http.host}", "localhost", get("localhost"), "refused"},
-		{"a socket of this machine", "{l4.http.header.X-To}", "localhost", "GET / HTTP/1.1\r\nHost: a\r\nX-To: unix//run/docker.sock\r\n\r\n", "refused"},
-		{"nothing", "{l4.http.header.X-To}", "localhost", get("localhost"), "refused"},
+		{"no port", "{l4.http.host}", "localhost", get("localhost"), "none"},
+		{"a socket of this machine", "{l4.http.header.X-To}", "localhost", "GET / HTTP/1.1\r\nHost: a\r\nX-To: unix//run/docker.sock\r\n\r\n", "none"},
+		{"nothing", "{l4.http.header.X-To}", "localhost", get("localhost"), "none"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := start(t, relayCaddyfile(address, relay(test.dial, test.allow)))
@@ -298,8 +300,11 @@ func TestDialAllow(t *testing.T) {
 				}
 				expectAnswer(t, conn, "502")
 			}
-			if n := len(s.logs.lines(map[string]any{"level": "warn", "msg": "address refused"})); test.want == "refused" && n != 1 {
-				t.Errorf("got %d log lines for 2 refused addresses, want 1 for both\n%s", n, s.logs.problems())
+			for want, msg := range map[string]string{"refused": "address refused", "none": "no address to dial"} {
+				n := len(s.logs.lines(map[string]any{"level": "warn", "msg": msg}))
+				if want == test.want && n != 1 || want != test.want && n != 0 {
+					t.Errorf("got %d log lines that say %q for 2 requests, want 1 for both\n%s", n, msg, s.logs.problems())
+				}
 			}
 		})
 	}
@@ -314,7 +319,34 @@ func TestDialAllowWithoutHTTP(t *testing.T) {
 	if got := receive(t, conn); got != "" {
 		t.Errorf("got %q, want nothing", got)
 	}
-	s.logs.expect(t, map[string]any{"msg": "address refused"})
+	s.logs.expect(t, map[string]any{"msg": "no address to dial"})
+}
+
+// TestDialAllowWithTheHostAsSent checks the documented relay to where a request asks for:
+// with the port of Host, with the default port, and with an IPv6 address.
+func TestDialAllowWithTheHostAsSent(t *testing.T) {
+	address := freeAddress(t)
+	start(t, relayCaddyfile(address, "relay {l4.http.hostname}:{l4.http.port} {\n dial_allow localhost ::1\n }"))
+	for host, listen := range map[string]string{
+		"localhost:": "127.0.0.1:0",
+		"localhost":  "127.0.0.1:80",
+		"[::1]:":     "[::1]:0",
+		"[::1]":      "[::1]:80",
+	} {
+		t.Run(host, func(t *testing.T) {
+			ln, err := net.Listen("tcp", listen)
+			if err != nil {
+				t.Skip(err) // no IPv6, no right to listen on port 80
+			}
+			serveBackend(t, ln, answering("reached"))
+			if strings.HasSuffix(host, ":") {
+				host += fmt.Sprint(ln.Addr().(*net.TCPAddr).Port)
+			}
+			if got := answerTo(t, address, "GET / HTTP/1.1\r\nHost: "+host+"\r\n\r\n"); got != "reached" {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
 }
 
 // TestHeadPolicies checks that requests with the same value reach the same upstream, in
