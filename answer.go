@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -19,27 +21,69 @@ const (
 	answerDrain = 256 << 10
 )
 
-// answer writes a short HTTP/1.1 response to conn, shuts down the sending side and
-// reads what the client still sends, within bounds. Closing a socket with unread
-// bytes sends a reset, which may destroy the answer before the client has read it
-// (RFC 9112 section 9.6). It does not close conn. With head, the request is a HEAD
-// request and the response has no content (RFC 9110 section 9.3.2).
-func answer(conn net.Conn, status int, head bool) {
-	content := fmt.Sprintf("%d %s\n", status, http.StatusText(status))
-	response := fmt.Sprintf("HTTP/1.1 %d %s\r\n"+
-		"Date: %s\r\n"+
-		"Content-Type: text/plain; charset=utf-8\r\n"+
-		"Content-Length: %d\r\n"+
-		"Connection: close\r\n\r\n",
-		status, http.StatusText(status), time.Now().UTC().Format(http.TimeFormat), len(content))
-	if !head {
-		response += content
-	}
+// response is an HTTP/1.1 response that is made here.
+type response struct {
+	status  int
+	fields  []fieldEdit // besides those that send writes
+	content string
+}
+
+// statusOnly returns a response that says no more than its status.
+func statusOnly(status int) response {
+	return response{status: status, content: fmt.Sprintf("%d %s\n", status, http.StatusText(status))}
+}
+
+// answer sends a response that says no more than its status.
+func answer(conn net.Conn, status int, head bool) { statusOnly(status).send(conn, head) }
+
+// send writes the response to conn, shuts down the sending side and reads what the
+// client still sends, within bounds. Closing a socket with unread bytes sends a reset,
+// which may destroy the answer before the client has read it (RFC 9112 section 9.6). It
+// does not close conn. With head, the request is a HEAD request and the response has no
+// content (RFC 9110 section 9.3.2).
+func (r response) send(conn net.Conn, head bool) {
 	_ = conn.SetDeadline(time.Now().Add(answerTimeout))
-	if _, err := io.WriteString(conn, response); err != nil {
+	if _, err := io.WriteString(conn, r.text(head)); err != nil {
 		return
 	}
 	linger(conn)
+}
+
+// text returns the response as it is sent.
+func (r response) text(head bool) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", r.status, http.StatusText(r.status))
+	if !r.has("Date") {
+		fmt.Fprintf(&b, "Date: %s\r\n", time.Now().UTC().Format(http.TimeFormat))
+	}
+	if r.content != "" && !r.has("Content-Type") {
+		b.WriteString("Content-Type: text/plain; charset=utf-8\r\n")
+	}
+	for _, field := range r.fields {
+		for _, value := range field.values {
+			fmt.Fprintf(&b, "%s: %s\r\n", field.name, value)
+		}
+	}
+	if r.status != http.StatusNoContent && r.status != http.StatusNotModified {
+		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(r.content))
+	}
+	b.WriteString("Connection: close\r\n\r\n")
+	if !head {
+		b.WriteString(r.content)
+	}
+	return b.String()
+}
+
+// has reports whether the response has a field of that name besides those that send
+// writes.
+func (r response) has(name string) bool {
+	return slices.ContainsFunc(r.fields, func(f fieldEdit) bool { return strings.EqualFold(f.name, name) })
+}
+
+// hasContent reports whether a response with that status may have content
+// (RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5).
+func hasContent(status int) bool {
+	return status != http.StatusNoContent && status != http.StatusResetContent && status != http.StatusNotModified
 }
 
 // goAway tells an HTTP/2 client to use HTTP/1.1 (RFC 9113 sections 3.4 and 7). It

@@ -445,6 +445,73 @@ func (h *RewriteHead) unmarshalForwarded(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	http_respond <status> [<body>] {
+//		header <Field> <value>
+//	}
+//
+// The option header may be repeated, also for one field.
+func (h *HTTPRespond) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume handler name
+	if !d.NextArg() {
+		return d.WrapErr(errNoStatus)
+	}
+	status, err := strconv.Atoi(d.Val())
+	if err != nil {
+		return d.Errf("'%s' is no status: %w", d.Val(), errNoStatus)
+	}
+	h.Status = status
+	if d.NextArg() {
+		h.Body = d.Val()
+	}
+	if d.NextArg() {
+		return d.Errf("http_respond takes a status and a body; unexpected '%s'; put a body with spaces in quotes", d.Val())
+	}
+	if err := h.check(); err != nil {
+		return d.WrapErr(err)
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if option != "header" {
+			return d.Errf("unrecognized http_respond option '%s': use header", option)
+		}
+		if err := h.unmarshalHeader(d); err != nil {
+			return err
+		}
+		if err := endOfOption(d, option); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unmarshalHeader reads one header option.
+func (h *HTTPRespond) unmarshalHeader(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 2 {
+		return d.Errf("option 'header' takes a field and a value, got %d arguments; put a value with spaces in quotes, as in 'header Location https://example.org/'", len(args))
+	}
+	name, value := args[0], args[1]
+	if err := inOption(d, "header", checkAnsweredName(name)); err != nil {
+		return err
+	}
+	if err := inOption(d, "header", checkFieldValue(value)); err != nil {
+		return err
+	}
+	for known := range h.Headers {
+		if !strings.EqualFold(known, name) {
+			continue
+		}
+		if isSingle(name) {
+			return d.Errf("duplicate option 'header %s'", name)
+		}
+		name = known // one list for a name
+	}
+	h.Headers = withField(h.Headers, name, value)
+	return nil
+}
+
 // inOption adds the option and the place to an error.
 func inOption(d *caddyfile.Dispenser, option string, err error) error {
 	if err == nil {

@@ -3,6 +3,7 @@ package streamprox
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"sync/atomic"
@@ -315,12 +316,17 @@ func (in *inspection) refuse() {
 	}
 }
 
-func (in *inspection) answer(status int) {
+// answer answers the request with no more than a status.
+func (in *inspection) answer(status int) { in.respond(in.conn, statusOnly(status)) }
+
+// respond answers the request on conn, which is its connection as the handlers before
+// have left it.
+func (in *inspection) respond(conn net.Conn, r response) {
 	if in.release == nil {
 		in.hold()
 		defer in.settle()
 	}
-	answer(in.conn, status, in.method() == http.MethodHead)
+	r.send(conn, in.method() == http.MethodHead)
 }
 
 // logDecision writes one line for the connection: a warning if a matcher failed,

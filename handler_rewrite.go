@@ -154,23 +154,24 @@ func (h *RewriteHead) provisionHeader() error {
 	}
 	var err error
 	// Of two that are one to some servers, the second would remove the first.
-	if h.set, err = fieldEdits(h.Header.Set, httphead.Unaliased); err != nil {
+	if h.set, err = fieldEdits(h.Header.Set, checkWrittenName, httphead.Unaliased); err != nil {
 		return fmt.Errorf("set: %w", err)
 	}
-	if h.add, err = fieldEdits(h.Header.Add, strings.ToLower); err != nil {
+	if h.add, err = fieldEdits(h.Header.Add, checkWrittenName, strings.ToLower); err != nil {
 		return fmt.Errorf("add: %w", err)
 	}
 	return nil
 }
 
 // fieldEdits returns the fields in the order of their names, since a JSON object has
-// none. spelling is the same for names of one field.
-func fieldEdits(fields http.Header, spelling func(name string) string) ([]fieldEdit, error) {
+// none. check says what is wrong with a name; spelling is the same for names of one
+// field.
+func fieldEdits(fields http.Header, check func(name string) error, spelling func(name string) string) ([]fieldEdit, error) {
 	var edits []fieldEdit
 	seen := make(map[string]bool)
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		values := fields[name]
-		if err := checkWrittenName(name); err != nil {
+		if err := check(name); err != nil {
 			return nil, err
 		}
 		if seen[spelling(name)] {
@@ -527,11 +528,19 @@ const (
 
 // checkFieldName returns an error for what is no field name or a field that must stay.
 func checkFieldName(name, unaliased string) error {
-	if !httpguts.ValidHeaderFieldName(name) {
-		return fmt.Errorf("%q is not a field name", name)
+	if err := checkFieldNameSyntax(name); err != nil {
+		return err
 	}
 	if why, ok := untouchable[unaliased]; ok {
 		return fmt.Errorf("%s cannot be edited: %s", name, why)
+	}
+	return nil
+}
+
+// checkFieldNameSyntax returns an error for what is no field name.
+func checkFieldNameSyntax(name string) error {
+	if !httpguts.ValidHeaderFieldName(name) {
+		return fmt.Errorf("%q is not a field name", name)
 	}
 	return nil
 }

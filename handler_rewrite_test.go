@@ -55,6 +55,8 @@ func loadHandler(t *testing.T, name, config string) layer4.NextHandler {
 		h.logger = zap.NewNop()
 	case *RewriteHead:
 		h.logger = zap.NewNop()
+	case *HTTPRespond:
+		h.logger = zap.NewNop()
 	}
 	return module.(layer4.NextHandler)
 }

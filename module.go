@@ -44,7 +44,7 @@
 // reads its head and chooses a route; handler_rewrite.go edits the head, where a route
 // asks for it; handler_http_app.go hands the connection to a listener of the virtual
 // network (listener.go), or handler_relay.go dials an upstream and hands both ends to
-// internal/relay. replay.go moves the bytes that were buffered on the way. One thing
+// internal/relay; handler_respond.go answers instead. replay.go moves the bytes that were buffered on the way. One thing
 // looks back: reinspect.go asks inspect where the next request on a connection belongs.
 package streamprox
 
@@ -58,6 +58,7 @@ func init() {
 	caddy.RegisterModule(new(HTTPApp))
 	caddy.RegisterModule(new(Relay))
 	caddy.RegisterModule(new(RewriteHead))
+	caddy.RegisterModule(new(HTTPRespond))
 	caddy.RegisterModule(new(MatchHTTPRequest))
 	caddy.RegisterModule(new(MatchInspected))
 	caddy.RegisterModule(new(HeaderSelection))

@@ -120,6 +120,10 @@ func testPort(t *testing.T) {
 	run(t, "port.caddyfile")
 
 	testSiteAndChat(t, "127.0.0.1:"+port)
+	client, _ := newClient(t)
+	if got := get(t, client, "http://127.0.0.1:"+port+"/old/a"); got.status != http.StatusMovedPermanently || got.location != "/" {
+		t.Errorf("/old/a: got %d to %q, want 301 to /", got.status, got.location)
+	}
 	conn := dial(t, "127.0.0.1:"+port)
 	fmt.Fprint(conn, "SSH-2.0-client\r\n")
 	if got, want := readLine(t, conn), "SSH-2.0-server\r\n"; got != want {
