@@ -1,6 +1,7 @@
 package streamprox
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,39 +21,83 @@ import (
 // nothing but harm, as a warning what may leave requests unrouted. What an address alone
 // shows is in checks_listen.go.
 
-// checked holds the apps whose configuration has been looked at.
+// checked holds, for each app whose configuration has been looked at, the *findings.
 var checked sync.Map
+
+// findings is what the handlers of an app are told about their place in its
+// configuration.
+type findings struct {
+	// last says of each inspect, by inspectKey, whether no handler follows it that an
+	// HTTP request could go to. Of several that are alike it says so if that holds for
+	// all.
+	last map[string]bool
+
+	// hidden is that there is an inspect among the handlers of a module that is not
+	// known here.
+	hidden bool
+}
 
 // checkConfiguration looks once at the whole app, layer4 or HTTP, in which a handler of
 // this package is being provisioned. The first handler to ask sees all of them: Caddy
 // takes the JSON of modules away only once they are loaded.
 func checkConfiguration(ctx caddy.Context) error {
+	_, err := findingsOf(ctx)
+	return err
+}
+
+// findingsOf is checkConfiguration, and returns what was found.
+func findingsOf(ctx caddy.Context) (*findings, error) {
+	found := &findings{last: make(map[string]bool)}
 	for _, module := range slices.Backward(ctx.Modules()) {
-		var check func(caddy.Context) error
+		var check func() error
 		switch app := module.(type) {
 		case *layer4.App:
-			check = func(ctx caddy.Context) error { return checkLayer4App(ctx, app) }
+			check = func() error { return checkLayer4App(ctx, app, found) }
 		case *caddyhttp.App:
-			check = func(ctx caddy.Context) error { return checkHTTPApp(ctx, app) }
+			check = func() error { return checkHTTPApp(ctx, app) }
 		default:
 			continue
 		}
-		if _, loaded := checked.LoadOrStore(module, nil); loaded {
-			return nil
+		if before, loaded := checked.LoadOrStore(module, found); loaded {
+			return before.(*findings), nil
 		}
 		// Not ctx.OnCancel: that of a module's context is never called.
 		context.AfterFunc(ctx, func() { checked.Delete(module) })
-		return check(ctx)
+		return found, check()
 	}
-	return nil
+	return found, nil
+}
+
+// isLast reports whether no handler follows the inspect that an HTTP request could go
+// to. Where that is not known, it is false.
+func (f *findings) isLast(h *Inspect) bool {
+	raw, err := json.Marshal(h)
+	return err == nil && !f.hidden && f.last[inspectKey(raw)]
+}
+
+// inspectKey returns what the inspect of that configuration is known by: a handler that
+// is being provisioned does not know its place. Caddy has brought the JSON that it gets
+// into another form. The key is "" if there is none.
+func inspectKey(raw json.RawMessage) string {
+	var value any
+	if json.Unmarshal(raw, &value) != nil {
+		return ""
+	}
+	raw, err := json.Marshal(value)
+	var h Inspect
+	if err != nil || json.Unmarshal(raw, &h) != nil {
+		return ""
+	}
+	key, _ := json.Marshal(&h)
+	return string(key)
 }
 
 // checkLayer4App looks at the servers of the layer4 app.
-func checkLayer4App(ctx caddy.Context, app *layer4.App) error {
+func checkLayer4App(ctx caddy.Context, app *layer4.App, found *findings) error {
 	servers := layer4Servers(ctx, app)
 	for _, name := range sortedKeys(servers) {
 		server := servers[name]
-		c := &checker{logger: ctx.Logger(), server: name, listen: listenAddresses(server.Listen)}
+		c := &checker{logger: ctx.Logger(), server: name, listen: listenAddresses(server.Listen), found: found}
 		if _, err := c.routes(server.Routes, nil, "", false, ""); err != nil {
 			return fmt.Errorf("server %s, %w", name, err)
 		}
@@ -127,6 +172,8 @@ type configHandler struct {
 	Reuse     string                    `json:"reuse"`     // of relay and http_app
 	Listener  string                    `json:"listener"`  // of http_app
 	Upstreams []struct{ Dial []string } `json:"upstreams"` // of relay
+
+	raw json.RawMessage
 }
 
 // UnmarshalJSON implements json.Unmarshaler. Of handlers that the checks do not know,
@@ -141,7 +188,7 @@ func (h *configHandler) UnmarshalJSON(b []byte) error {
 		type fields configHandler
 		_ = json.Unmarshal(b, (*fields)(h))
 	}
-	h.Name = named.Name
+	h.Name, h.raw = named.Name, bytes.Clone(b)
 	return nil
 }
 
@@ -206,6 +253,7 @@ type checker struct {
 	wrapped   bool     // a listener wrapper: its server follows
 	http2     bool     // and that takes HTTP/2
 	delivered []string // the listeners that http_app handlers name
+	found     *findings
 }
 
 // sequel is what follows a handler: the handlers after it in its route, the routes after
@@ -245,6 +293,7 @@ func (c *checker) handlers(handlers []configHandler, next *sequel, place string,
 		switch h.Name {
 		case "inspect":
 			c.inspect(h, rest, place)
+			c.noteLast(h, rest)
 			for j, route := range h.Routes {
 				if _, err := c.handlers(route.Handle, rest, fmt.Sprintf("%s/inspect/%d", place, j), true, ""); err != nil {
 					return "", err
@@ -274,6 +323,10 @@ func (c *checker) handlers(handlers []configHandler, next *sequel, place string,
 			}
 		case "relay":
 			c.relay(h, place)
+		default:
+			if c.found != nil && containsInspect(h.raw) {
+				c.found.hidden = true
+			}
 		}
 	}
 	return read, nil
@@ -339,6 +392,24 @@ func (c *checker) inspect(h *configHandler, next *sequel, place string) {
 		c.warn("a request that no route takes reaches the wrapped server with all that follow on its connection", place,
 			"end the routes with 'route { http_app }' to have each routed")
 	}
+}
+
+// noteLast notes whether no handler follows the inspect that an HTTP request could go to.
+func (c *checker) noteLast(h *configHandler, next *sequel) {
+	if c.found == nil {
+		return // in a listener wrapper the wrapped server follows
+	}
+	key := inspectKey(h.raw)
+	if key == "" {
+		c.found.hidden = true
+		return
+	}
+	ends, passes := next.httpEnds()
+	last := passes && len(ends) == 0 && !next.any(func(h *configHandler) bool { return h.Name == "tee" })
+	if before, known := c.found.last[key]; known {
+		last = last && before
+	}
+	c.found.last[key] = last
 }
 
 // relay warns of upstreams at which the server itself listens.

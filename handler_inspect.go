@@ -38,7 +38,8 @@ const maxMaxBytes = 16 << 20
 // only if one of its matcher sets names them with the matcher `inspected`; `other` also
 // if a matcher of the set has itself read the bytes, as `ssh` does. What no route takes
 // is answered (400, 431, 408, GOAWAY) or closed; `http`, `tls` and `other` go to the next
-// handler, but never `other` to an HTTP server.
+// handler, but never `other` to an HTTP server. Where no handler can follow, `http` is
+// answered with 404.
 type Inspect struct {
 	// What must have arrived before deciding: `headers`, the whole head, or `line`,
 	// the request line. Default: `headers`.
@@ -75,6 +76,7 @@ type Inspect struct {
 	head    httphead.Options
 	pending pendingLimits
 	refused throttledLog
+	last    bool        // no handler follows that an HTTP request could go to
 	gone    atomic.Bool // the configuration has been replaced
 	ctx     caddy.Context
 	logger  *zap.Logger
@@ -92,9 +94,11 @@ func (*Inspect) CaddyModule() caddy.ModuleInfo {
 func (h *Inspect) Provision(ctx caddy.Context) error {
 	h.ctx = ctx
 	h.logger = ctx.Logger()
-	if err := checkConfiguration(ctx); err != nil {
+	found, err := findingsOf(ctx)
+	if err != nil {
 		return err
 	}
+	h.last = found.isLast(h)
 	if err := h.provisionLimits(); err != nil {
 		return err
 	}
@@ -238,6 +242,16 @@ func (h *Inspect) run(in *inspection, next layer4.Handler) error {
 // endOfChain is the handler after the last one.
 var endOfChain = layer4.HandlerFunc(func(*layer4.Connection) error { return nil })
 
+// notFound is the handler after the last one where no other can follow inspect: it
+// answers requests that have come to the end unread.
+var notFound = layer4.HandlerFunc(func(cx *layer4.Connection) error {
+	if in := inspectionOf(cx); in != nil && in.outcome == OutcomeHTTP {
+		_, conn := drain(cx)
+		in.respond(conn, statusOnly(http.StatusNotFound))
+	}
+	return nil
+})
+
 // dispatch sends the inspected connection to its route, to next, or away.
 func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	if errors.Is(in.failure, errClientGone) {
@@ -245,6 +259,9 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	}
 	// The destination's own deadlines begin now.
 	_ = in.conn.SetReadDeadline(time.Time{})
+	if h.last {
+		next = notFound
+	}
 	switch {
 	case in.failure != nil:
 		if in.outcome == OutcomeHTTP {

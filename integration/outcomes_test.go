@@ -22,8 +22,8 @@ var flights = []struct {
 	end     bool   // the client finishes sending
 	answer  string // when no route takes it: the status, or what happens
 }{
-	{outcome: "http", bytes: "GET /chat HTTP/1.1\r\nHost: example.com\r\n\r\n", answer: "closed"},
-	{outcome: "http", bytes: "POST / HTTP/1.0\r\nContent-Length: 4\r\n\r\nbody", answer: "closed"},
+	{outcome: "http", bytes: "GET /chat HTTP/1.1\r\nHost: example.com\r\n\r\n", answer: "404"},
+	{outcome: "http", bytes: "POST / HTTP/1.0\r\nContent-Length: 4\r\n\r\nbody", answer: "404"},
 	{outcome: "tls", bytes: "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03", answer: "closed"},
 	{outcome: "other", bytes: "SSH-2.0-OpenSSH_9.6 Debian-3\r\n", answer: "closed"},
 	{outcome: "other", bytes: "\x00\x00\x00\x08\x04\xd2\x16\x2f", answer: "closed"},
