@@ -78,7 +78,7 @@ func TestHTTPRespondJSONErrors(t *testing.T) {
 		{"null", `"status":404,"headers":{"X":null}`, "headers: X has no value"},
 		{"line break", `"status":404,"headers":{"X":["a\r\nY: b"]}`, `headers: X: "a\r\nY: b" holds what no field value can`},
 		{"NUL", `"status":404,"headers":{"X":["\u0000"]}`, `headers: X: "\x00" holds what no field value can`},
-		{"twice", `"status":404,"headers":{"X-a":["1"],"x-A":["2"]}`, "headers: x-A is there twice, in different letter case"},
+		{"twice", `"status":404,"headers":{"X-a":["1"],"x-A":["2"]}`, "headers: x-A is there twice, in different spellings"},
 		{"Location twice", `"status":301,"headers":{"Location":["/a","/b"]}`, "headers: Location has one value, got 2"},
 	}
 	for _, test := range tests {
