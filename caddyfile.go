@@ -43,12 +43,12 @@ func (h *Inspect) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Errf("inspect takes no arguments, only a block; unexpected '%s'", d.Val())
 	}
 
-	var routes []caddyfile.Token
+	var routes []caddyfile.Segment
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
 		if option == "route" || strings.HasPrefix(option, "@") {
-			routes = append(routes, d.NextSegment()...)
+			routes = append(routes, d.NextSegment())
 			continue
 		}
 		if err := once(d, seen); err != nil {
@@ -76,7 +76,14 @@ func (h *Inspect) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = d.Errf("lenient takes no arguments; unexpected '%s'", d.Val())
 			}
 		default:
-			err = d.Errf("unrecognized inspect option '%s': use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, @<name> or route", option)
+			hint := "use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, @<name> or route"
+			switch {
+			case isModule("layer4.handlers." + option), isSiteDirective(option):
+				hint = "handlers belong in a route, as in 'route { " + option + " … }'"
+			case isModule("layer4.matchers." + option), isModule("http.matchers." + option):
+				hint = "give the matcher a name, as in '@name " + option + " …', and write 'route @name'"
+			}
+			err = d.Errf("unrecognized inspect option '%s': %s", option, hint)
 		}
 		if err == nil {
 			err = endOfOption(d, option)
@@ -86,9 +93,13 @@ func (h *Inspect) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 	}
 
+	if err := checkRoutes(routes); err != nil {
+		return err
+	}
+
 	// caddy-l4 reads the routes; they have the form of its own.
 	var parsed layer4.RouteList
-	rest := only(tokens, 0, routes)
+	rest := only(tokens, 0, slices.Concat(routes...))
 	rest.Next() // consume handler name
 	if err := layer4.ParseCaddyfileNestedRoutes(rest, &parsed, nil, nil); err != nil {
 		return err
@@ -183,6 +194,11 @@ var proxyOptions = []string{
 //	}
 func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	tokens := directive(d)
+	if err := checkDials(d); err != nil {
+		return err
+	}
+	d.Reset()
+	d.Next()
 	addresses := d.RemainingArgs()
 
 	var shared []caddyfile.Token
@@ -190,7 +206,18 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
 		if slices.Contains(proxyOptions, option) {
-			shared = append(shared, d.NextSegment()...)
+			segment := d.NextSegment()
+			var err error
+			switch option {
+			case "upstream":
+				err = checkUpstream(segment)
+			case "lb_policy":
+				err = checkPolicy(segment)
+			}
+			if err != nil {
+				return err
+			}
+			shared = append(shared, segment...)
 			continue
 		}
 		if err := once(d, seen); err != nil {
@@ -227,6 +254,10 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = d.Errf("option 'proxy_protocol': unknown version '%s': use v1 or v2", h.ProxyProtocol)
 			}
 		default:
+			if hint := relayHint(option, addresses); hint != "" {
+				err = d.Errf("unrecognized relay option '%s': %s", option, hint)
+				break
+			}
 			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, upgrade, keep_alias_headers, dial_allow, proxy_protocol, or an option of caddy-l4's proxy (%s)",
 				option, strings.Join(proxyOptions, ", "))
 		}
@@ -310,7 +341,7 @@ func policyArgument(d *caddyfile.Dispenser) (string, error) {
 //		header        [+]<name> <value>
 //		header        -<name>
 //		strip_prefix  <path>
-//		forwarded     [trusted <cidr...>]
+//		forwarded     [trusted [private_ranges] <cidr...>]
 //	}
 //
 // The option header may be repeated: a name alone is replaced, one after a plus sign
@@ -430,16 +461,29 @@ func (h *RewriteHead) unmarshalForwarded(d *caddyfile.Dispenser) error {
 	if d.Val() != "trusted" {
 		return d.Errf("option 'forwarded': unexpected '%s': use 'forwarded' alone or 'forwarded trusted <cidr...>'", d.Val())
 	}
-	h.Forwarded.Trusted = d.RemainingArgs()
-	if len(h.Forwarded.Trusted) == 0 {
+	networks := []caddyfile.Token{d.Token()}
+	seen := make(map[string]bool)
+	for d.NextArg() {
+		if seen[d.Val()] {
+			return d.Errf("option 'forwarded': duplicate network '%s'", d.Val())
+		}
+		seen[d.Val()] = true
+		networks = append(networks, d.Token())
+	}
+	if len(networks) == 1 {
 		return d.Errf("option 'forwarded': trusted needs at least one network, as in 'forwarded trusted 10.0.0.0/8'")
 	}
-	for i, network := range h.Forwarded.Trusted {
+	// Caddy reads them: it knows what private_ranges are.
+	var ranges caddyhttp.StaticIPRange
+	if err := ranges.UnmarshalCaddyfile(caddyfile.NewDispenser(networks)); err != nil {
+		return err
+	}
+	for _, network := range ranges.Ranges {
 		if _, err := caddyhttp.CIDRExpressionToPrefix(network); err != nil {
 			return inOption(d, "forwarded", err)
 		}
-		if slices.Contains(h.Forwarded.Trusted[:i], network) {
-			return d.Errf("option 'forwarded': duplicate network '%s'", network)
+		if !slices.Contains(h.Forwarded.Trusted, network) {
+			h.Forwarded.Trusted = append(h.Forwarded.Trusted, network)
 		}
 	}
 	return nil

@@ -43,7 +43,10 @@ func newUpstream(ctx caddy.Context, config *l4proxy.Upstream, allow dialAllow) (
 	}
 	u := &upstream{config: config, allow: allow, resolver: net.DefaultResolver}
 	dial := caddy.NewReplacer().ReplaceKnown(config.Dial[0], "")
-	err := u.setAddress(dial)
+	err := checkDial(dial)
+	if err == nil {
+		err = u.setAddress(dial)
+	}
 	if err == nil {
 		err = u.setLocal()
 	}
@@ -176,6 +179,8 @@ func (u *upstream) checkOptions() error {
 		}
 	}
 	switch {
+	case u.config.Weight < 0:
+		return fmt.Errorf("weight: %w", errWeight(u.config.Weight))
 	case u.config.MaxConnections < 0:
 		return fmt.Errorf("max_connections: %d is less than 0", u.config.MaxConnections)
 	case u.dynamic && u.allow.none():
