@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 )
@@ -122,7 +123,8 @@ func checkHTTPApp(ctx caddy.Context, app *caddyhttp.App) error {
 				server:  name,
 				listen:  listenAddresses(server.Listen),
 				wrapped: true,
-				http2:   offersHTTP2(server) && !(len(server.TLSConnPolicies) > 0 && wrapsBeforeTLS(server)),
+				http2:   offersHTTP2(server) && !(len(server.TLSConnPolicies) > 0 && wrapper.beforeTLS),
+				alpn:    offersALPN(server) && !wrapper.beforeTLS,
 			}
 			place := ""
 			if len(wrappers) > 1 {
@@ -210,17 +212,29 @@ func parseLayer4(raw json.RawMessage) map[string]layer4Config {
 	return app.Servers
 }
 
+// layer4Wrapper is a layer4 listener wrapper.
+type layer4Wrapper struct {
+	layer4Config
+	beforeTLS bool // it sees TLS and not what is inside
+}
+
 // layer4Wrappers returns the layer4 listener wrappers of a server that is not
-// provisioned yet.
-func layer4Wrappers(server *caddyhttp.Server) []layer4Config {
-	var wrappers []layer4Config
+// provisioned yet. Without a TLS wrapper, Caddy puts TLS before all of them.
+func layer4Wrappers(server *caddyhttp.Server) (wrappers []layer4Wrapper) {
 	for _, raw := range server.ListenerWrappersRaw {
-		var wrapper struct {
+		var named struct {
 			Name string `json:"wrapper"`
-			layer4Config
 		}
-		if _ = json.Unmarshal(raw, &wrapper); wrapper.Name == "layer4" {
-			wrappers = append(wrappers, wrapper.layer4Config)
+		_ = json.Unmarshal(raw, &named)
+		switch named.Name {
+		case "tls":
+			for i := range wrappers {
+				wrappers[i].beforeTLS = true
+			}
+		case "layer4":
+			var wrapper layer4Wrapper
+			_ = json.Unmarshal(raw, &wrapper.layer4Config)
+			wrappers = append(wrappers, wrapper)
 		}
 	}
 	return wrappers
@@ -252,6 +266,7 @@ type checker struct {
 	listen    []caddy.NetworkAddress
 	wrapped   bool     // a listener wrapper: its server follows
 	http2     bool     // and that takes HTTP/2
+	alpn      bool     // and offers it to the clients of whose TLS the wrapper sees the inside
 	delivered []string // the listeners that http_app handlers name
 	found     *findings
 }
@@ -292,13 +307,19 @@ func (c *checker) handlers(handlers []configHandler, next *sequel, place string,
 		rest := &sequel{handlers: handlers[i+1:], outer: next}
 		switch h.Name {
 		case "inspect":
+			if c.alpn && !slices.ContainsFunc(h.Routes, func(r configRoute) bool { return names(r.Match, OutcomeHTTP2) }) {
+				return "", fmt.Errorf("route %s: %w", place, errHTTP2)
+			}
 			c.inspect(h, rest, place)
 			c.noteLast(h, rest)
+			alpn := c.alpn
 			for j, route := range h.Routes {
+				c.alpn = alpn && names(route.Match, OutcomeHTTP2)
 				if _, err := c.handlers(route.Handle, rest, fmt.Sprintf("%s/inspect/%d", place, j), true, ""); err != nil {
 					return "", err
 				}
 			}
+			c.alpn = alpn
 			read = "inspect"
 		case "subroute":
 			var err error
@@ -685,22 +706,18 @@ func needsHead(handlers []json.RawMessage) string {
 	return ""
 }
 
-// checkHTTP2 refuses a configuration that would turn away every browser: as a
-// listener wrapper after TLS, on a server that offers HTTP/2, without a route for it.
-func (h *Inspect) checkHTTP2(ctx caddy.Context) error {
-	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || !slices.Contains(server.Protocols, "h2") || wrapsBeforeTLS(server) {
-		return nil
+// errHTTP2 refuses a configuration that would turn away every browser.
+var errHTTP2 = errors.New("this server offers HTTP/2 on TLS, which no route of inspect takes: set 'protocols h1' for the server, or name the outcome with 'inspected http2' in a route")
+
+// offersALPN reports whether a server offers HTTP/2 on TLS.
+func offersALPN(server *caddyhttp.Server) bool {
+	offers := false
+	for i := range server.Listen {
+		offers = offers || slices.Contains(protocolsOf(server, i), "h2")
 	}
-	if slices.ContainsFunc(h.Routes, func(r *Route) bool { return r.names(OutcomeHTTP2) }) {
-		return nil
-	}
-	for _, policy := range server.TLSConnPolicies {
-		if len(policy.ALPN) == 0 || slices.Contains(policy.ALPN, "h2") {
-			return errors.New("this server offers HTTP/2 on TLS, which no route of inspect takes: set 'protocols h1' for the server, or name the outcome with 'inspected http2' in a route")
-		}
-	}
-	return nil
+	return offers && slices.ContainsFunc(server.TLSConnPolicies, func(p *caddytls.ConnectionPolicy) bool {
+		return len(p.ALPN) == 0 || slices.Contains(p.ALPN, "h2")
+	})
 }
 
 // offersHTTP2 reports whether a server takes HTTP/2 on one of its listeners: without
@@ -712,20 +729,6 @@ func offersHTTP2(server *caddyhttp.Server) bool {
 		}
 	}
 	return false
-}
-
-// wrapsBeforeTLS reports whether the layer4 wrappers of the server that inspect stand
-// before its TLS wrapper, so that they see TLS and not what is inside. Without a TLS
-// wrapper, Caddy puts TLS before all of them.
-func wrapsBeforeTLS(server *caddyhttp.Server) bool {
-	wrappers := server.ListenerWrappersRaw
-	tls := slices.IndexFunc(wrappers, func(raw json.RawMessage) bool {
-		var wrapper struct {
-			Name string `json:"wrapper"`
-		}
-		return json.Unmarshal(raw, &wrapper) == nil && wrapper.Name == "tls"
-	})
-	return tls >= 0 && !slices.ContainsFunc(wrappers[tls:], containsInspect)
 }
 
 // refuseUDP returns an error if the layer4 server around this handler listens for

@@ -516,3 +516,30 @@ func TestHiddenInspectIsNotLast(t *testing.T) {
 		}
 	}
 }
+
+// TestEachWrapperIsJudgedByItsPlace checks that what an inspect needs for HTTP/2 depends
+// on where its own wrapper stands.
+func TestEachWrapperIsJudgedByItsPlace(t *testing.T) {
+	const (
+		app   = "inspect {\nroute {\nhttp_app\n}\n}"
+		h2    = "inspect {\n@h2 inspected http2\nroute @h2 {\nclose\n}\nroute {\nhttp_app\n}\n}"
+		inner = "inspect {\n@h2 inspected http2\nroute @h2 {\nclose\n}\nroute {\n" + app + "\n}\n}"
+		deep  = "inspect {\n@h2 inspected http2\nroute @h2 {\n" + app + "\n}\nroute {\nhttp_app\n}\n}"
+		want  = "this server offers HTTP/2 on TLS, which no route of inspect takes: set 'protocols h1' for the server, or name the outcome with 'inspected http2' in a route"
+	)
+	tests := []struct{ name, before, after, want string }{
+		{"before, and after with a route for it", app, h2, ""},
+		{"before, and after without one", app, app, "listener wrapper of server srv0, route wrapper 1/0: " + want},
+		{"before with a route for it, and after without", h2, app, "route wrapper 1/0: " + want},
+		{"before, and none after", app, "subroute", ""},
+		{"none before, and after", "subroute", app, "route wrapper 1/0: " + want},
+		{"within another inspect that takes it", "subroute", inner, ""},
+		{"within the route for it", "subroute", deep, "route wrapper 1/0/inspect/0: " + want},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadCaddyfile(t, "{\n servers {\n listener_wrappers {\n layer4 {\n route {\n"+test.before+"\n}\n}\n tls\n layer4 {\n route {\n"+test.after+"\n}\n}\n}\n}\n}\nhttps://example.com {\n respond hello\n}\n")
+			checkError(t, err, test.want)
+		})
+	}
+}

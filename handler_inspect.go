@@ -121,7 +121,7 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("route %d: %w", i, err)
 		}
 	}
-	return h.checkHTTP2(ctx)
+	return nil
 }
 
 // provisionLimits checks the options and replaces those that are unset by defaults.

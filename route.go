@@ -133,11 +133,6 @@ func (m *namedMatcher) match(in *inspection) (bool, error) {
 	return m.request.match(request, in.stream, in.isConnect())
 }
 
-// names reports whether a matcher set of the route names the outcome.
-func (r *Route) names(o Outcome) bool {
-	return slices.ContainsFunc(r.sets, func(s matcherSet) bool { return s.names(o) })
-}
-
 func (s *matcherSet) names(o Outcome) bool { return s.inspected != nil && s.inspected.has(o) }
 
 // match reports whether the route takes the inspected connection. An error is
