@@ -22,7 +22,8 @@ import (
 // nothing but harm, as a warning what may leave requests unrouted. What an address alone
 // shows is in checks_listen.go.
 
-// checked holds, for each app whose configuration has been looked at, the *findings.
+// checked holds what has been looked at: the apps, each with its *findings, and their
+// sites.
 var checked sync.Map
 
 // findings is what the handlers of an app are told about their place in its
@@ -59,11 +60,9 @@ func findingsOf(ctx caddy.Context) (*findings, error) {
 		default:
 			continue
 		}
-		if before, loaded := checked.LoadOrStore(module, found); loaded {
+		if before, looked := lookOnce(ctx, module, found); looked {
 			return before.(*findings), nil
 		}
-		// Not ctx.OnCancel: that of a module's context is never called.
-		context.AfterFunc(ctx, func() { checked.Delete(module) })
 		return found, check()
 	}
 	return found, nil
@@ -93,22 +92,44 @@ func inspectKey(raw json.RawMessage) string {
 	return string(key)
 }
 
+// lookOnce returns what the first call for that key and configuration has found, and
+// whether this is a later one.
+func lookOnce(ctx caddy.Context, key, found any) (first any, looked bool) {
+	if first, looked = checked.LoadOrStore(key, found); !looked {
+		// Not ctx.OnCancel: that of a module's context is never called.
+		context.AfterFunc(ctx, func() { checked.Delete(key) })
+	}
+	return first, looked
+}
+
 // checkLayer4App looks at the servers of the layer4 app.
 func checkLayer4App(ctx caddy.Context, app *layer4.App, found *findings) error {
 	servers := layer4Servers(ctx, app)
+	var checkers []*checker
 	for _, name := range sortedKeys(servers) {
 		server := servers[name]
 		c := &checker{logger: ctx.Logger(), server: name, listen: listenAddresses(server.Listen), found: found}
 		if _, err := c.routes(server.Routes, nil, "", false, ""); err != nil {
 			return fmt.Errorf("server %s, %w", name, err)
 		}
+		checkers = append(checkers, c)
 	}
 	// An error of the HTTP app is for Caddy to report.
 	var http *caddyhttp.App
-	if module, err := ctx.AppIfConfigured("http"); err == nil {
+	module, err := ctx.AppIfConfigured("http")
+	if err == nil {
 		http, _ = module.(*caddyhttp.App)
 	}
-	return checkAddresses(servers, http)
+	if err := checkAddresses(servers, http); err != nil {
+		return err
+	}
+	if err == nil || errors.Is(err, caddy.ErrNotConfigured) {
+		for _, c := range checkers {
+			c.checkNames(http)
+		}
+	}
+	checkSites(ctx, servers, http)
+	return nil
 }
 
 // checkHTTPApp looks at the layer4 listener wrappers of the HTTP app.
@@ -133,7 +154,12 @@ func checkHTTPApp(ctx caddy.Context, app *caddyhttp.App) error {
 			if _, err := c.routes(wrapper.Routes, nil, place, false, ""); err != nil {
 				return fmt.Errorf("listener wrapper of server %s, %w", name, err)
 			}
-			delivered[name] = append(delivered[name], c.delivered...)
+			for _, handler := range c.apps {
+				if handler.listener != "" {
+					delivered[name] = append(delivered[name], handler.listener)
+				}
+			}
+			c.checkNames(app)
 		}
 	}
 	if err := checkHandOvers(app, delivered); err != nil {
@@ -141,14 +167,18 @@ func checkHTTPApp(ctx caddy.Context, app *caddyhttp.App) error {
 	}
 	// The layer4 app may be about to be provisioned, and must not be from here: its
 	// handlers would take themselves for those of a wrapper.
+	var servers map[string]layer4Config
 	if raw := rawApp(ctx, "layer4"); raw != nil {
-		return checkAddresses(parseLayer4(raw), app)
-	}
-	if module, err := ctx.AppIfConfigured("layer4"); err == nil {
+		servers = parseLayer4(raw)
+	} else if module, err := ctx.AppIfConfigured("layer4"); err == nil {
 		if layer4App, ok := module.(*layer4.App); ok {
-			return checkAddresses(layer4Servers(ctx, layer4App), app)
+			servers = layer4Servers(ctx, layer4App)
 		}
 	}
+	if err := checkAddresses(servers, app); err != nil {
+		return err
+	}
+	checkSites(ctx, servers, app)
 	return nil
 }
 
@@ -167,15 +197,24 @@ type configRoute struct {
 
 // configHandler is a layer4 handler with those of its fields that the checks need.
 type configHandler struct {
-	Name      string                    `json:"handler"`
-	Routes    []configRoute             `json:"routes"`    // of inspect and subroute
-	Branch    []configHandler           `json:"branch"`    // of tee
-	Until     string                    `json:"until"`     // of inspect
-	Reuse     string                    `json:"reuse"`     // of relay and http_app
-	Listener  string                    `json:"listener"`  // of http_app
-	Upstreams []struct{ Dial []string } `json:"upstreams"` // of relay
+	Name      string           `json:"handler"`
+	Routes    []configRoute    `json:"routes"`    // of inspect and subroute
+	Branch    []configHandler  `json:"branch"`    // of tee
+	Until     string           `json:"until"`     // of inspect
+	Reuse     string           `json:"reuse"`     // of relay and http_app
+	Listener  string           `json:"listener"`  // of http_app
+	Upgrade   []string         `json:"upgrade"`   // of relay
+	Upstreams []configUpstream `json:"upstreams"` // of relay
+
+	StripPrefix string `json:"strip_prefix"` // of rewrite_head
 
 	raw json.RawMessage
+}
+
+// configUpstream is an upstream of relay.
+type configUpstream struct {
+	Dial   []string `json:"dial"`
+	Weight *int     `json:"weight"`
 }
 
 // UnmarshalJSON implements json.Unmarshaler. Of handlers that the checks do not know,
@@ -186,7 +225,7 @@ func (h *configHandler) UnmarshalJSON(b []byte) error {
 	}
 	_ = json.Unmarshal(b, &named)
 	switch named.Name {
-	case "inspect", "subroute", "tee", "relay", "http_app":
+	case "inspect", "subroute", "tee", "relay", "http_app", "rewrite_head":
 		type fields configHandler
 		_ = json.Unmarshal(b, (*fields)(h))
 	}
@@ -264,12 +303,16 @@ type checker struct {
 	logger    *zap.Logger
 	server    string
 	listen    []caddy.NetworkAddress
-	wrapped   bool     // a listener wrapper: its server follows
-	http2     bool     // and that takes HTTP/2
-	alpn      bool     // and offers it to the clients of whose TLS the wrapper sees the inside
-	delivered []string // the listeners that http_app handlers name
+	wrapped   bool // a listener wrapper: its server follows
+	http2     bool // and that takes HTTP/2
+	alpn      bool // and offers it to the clients of whose TLS the wrapper sees the inside
+	inspected bool // an inspect stands before what is looked at
+	apps      []appHandler
 	found     *findings
 }
+
+// appHandler is an http_app handler.
+type appHandler struct{ place, listener string }
 
 // sequel is what follows a handler: the handlers after it in its route, the routes after
 // that in its list, and what follows the list.
@@ -284,7 +327,9 @@ type sequel struct {
 // inspected says whether they are, or are within, a route of inspect; read names what has
 // buffered bytes before, or is empty. It returns what has after them.
 func (c *checker) routes(routes []configRoute, next *sequel, place string, inspected bool, read string) (string, error) {
+	c.ended(routes, place)
 	for i, route := range routes {
+		c.matchers(route.Match, fmt.Sprintf("%s%d", place, i), inspected)
 		if name := reader(route.Match); name != "" {
 			read = "the matcher " + name
 		}
@@ -302,6 +347,7 @@ func (c *checker) routes(routes []configRoute, next *sequel, place string, inspe
 // handlers looks at the handlers of a route. It returns what has buffered bytes after
 // them.
 func (c *checker) handlers(handlers []configHandler, next *sequel, place string, inspected bool, read string) (string, error) {
+	c.order(handlers, place)
 	for i := range handlers {
 		h := &handlers[i]
 		rest := &sequel{handlers: handlers[i+1:], outer: next}
@@ -315,11 +361,13 @@ func (c *checker) handlers(handlers []configHandler, next *sequel, place string,
 			alpn := c.alpn
 			for j, route := range h.Routes {
 				c.alpn = alpn && names(route.Match, OutcomeHTTP2)
-				if _, err := c.handlers(route.Handle, rest, fmt.Sprintf("%s/inspect/%d", place, j), true, ""); err != nil {
+				place := fmt.Sprintf("%s/inspect/%d", place, j)
+				c.matchers(route.Match, place, true)
+				if _, err := c.handlers(route.Handle, rest, place, true, ""); err != nil {
 					return "", err
 				}
 			}
-			c.alpn = alpn
+			c.alpn, c.inspected = alpn, true
 			read = "inspect"
 		case "subroute":
 			var err error
@@ -333,17 +381,21 @@ func (c *checker) handlers(handlers []configHandler, next *sequel, place string,
 			if read != "" && (anyHandler(h.Branch, isOurs) || rest.any(isOurs)) {
 				return "", fmt.Errorf("route %s: tee would deliver twice the bytes that %s has read; put tee before it, in a route without matchers", place, read)
 			}
+			before := c.inspected
 			if _, err := c.handlers(h.Branch, &sequel{branch: true}, place+"/tee", false, read); err != nil {
 				return "", err
 			}
+			c.inspected = before
 		case "tls", "proxy_protocol":
 			read = "" // they take all that is buffered
 		case "http_app":
-			if h.Listener != "" {
-				c.delivered = append(c.delivered, strings.TrimPrefix(h.Listener, networkName+"/"))
-			}
+			c.apps = append(c.apps, appHandler{place, h.listener()})
 		case "relay":
-			c.relay(h, place)
+			if err := c.relay(h, place); err != nil {
+				return "", err
+			}
+		case "rewrite_head":
+			c.rewriteHead(h, place, inspected)
 		default:
 			if c.found != nil && containsInspect(h.raw) {
 				c.found.hidden = true
@@ -358,6 +410,7 @@ func (c *checker) handlers(handlers []configHandler, next *sequel, place string,
 // give it back.
 func (c *checker) inspect(h *configHandler, next *sequel, place string) {
 	const last = "only the first request of a connection is routed"
+	c.neverAsked(h.Routes, place)
 	leaves := true // a request may be taken by no route
 	for i, route := range h.Routes {
 		place := fmt.Sprintf("%s/inspect/%d", place, i)
@@ -395,7 +448,13 @@ func (c *checker) inspect(h *configHandler, next *sequel, place string) {
 			leaves = false
 		}
 	}
-	if n := len(h.Routes); n > 0 && len(h.Routes[n-1].Match) == 0 {
+	for i, route := range h.Routes {
+		if names(route.Match, OutcomeOther) && leadsToHTTPApp(route.Handle) {
+			c.warn("http_app answers other protocols with 400", fmt.Sprintf("%s/inspect/%d", place, i),
+				"leave 'other' out of 'inspected', or use another handler, such as 'relay', for these protocols")
+		}
+	}
+	if n := len(h.Routes); n > 0 && len(h.Routes[n-1].Match) == 0 && !leadsToHTTPApp(h.Routes[n-1].Handle) {
 		c.logger.Info("the last route of inspect takes http and tls only; bytes of other protocols reach it with 'inspected other'",
 			zap.String("server", c.server), zap.String("route", fmt.Sprintf("%s/inspect/%d", place, n-1)))
 	}
@@ -403,6 +462,9 @@ func (c *checker) inspect(h *configHandler, next *sequel, place string) {
 		return
 	}
 	ends, passes := next.httpEnds()
+	if len(h.Routes) == 0 && !(passes && c.wrapped) && !slices.ContainsFunc(ends, func(h *configHandler) bool { return !h.harmless() }) {
+		c.warn("inspect has no routes, and nothing follows that takes a connection", place, "give it routes, as in 'route { … }'")
+	}
 	for _, end := range ends {
 		if !end.harmless() && end.Reuse != "pin" {
 			c.warn("a request that no route of inspect takes goes to a later handler with all that follow on its connection", place,
@@ -433,9 +495,14 @@ func (c *checker) noteLast(h *configHandler, next *sequel) {
 	c.found.last[key] = last
 }
 
-// relay warns of upstreams at which the server itself listens.
-func (c *checker) relay(h *configHandler, place string) {
+// relay refuses weights that caddy-l4 takes for others, and warns of upstreams at which
+// the server itself listens.
+func (c *checker) relay(h *configHandler, place string) error {
+	c.upgrades(h, place)
 	for _, upstream := range h.Upstreams {
+		if upstream.Weight != nil && *upstream.Weight <= 0 {
+			return fmt.Errorf("route %s: upstream %s: weight: %w", place, strings.Join(upstream.Dial, " "), errWeight(*upstream.Weight))
+		}
 		for _, dial := range upstream.Dial {
 			if listen, ok := leadsTo(dial, c.listen); ok {
 				c.warn("relay sends the stream back to the server it comes from", place,
@@ -444,6 +511,7 @@ func (c *checker) relay(h *configHandler, place string) {
 			}
 		}
 	}
+	return nil
 }
 
 func (c *checker) warn(message, place, fix string, fields ...zap.Field) {

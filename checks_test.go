@@ -37,6 +37,11 @@ func checkWarned(t *testing.T, lines []string, want []warned) {
 	}
 }
 
+// about returns the lines that say text.
+func about(lines []string, text string) []string {
+	return slices.DeleteFunc(lines, func(line string) bool { return !strings.Contains(line, text) })
+}
+
 // wrapperOf puts layer4 routes, and options before them, into the listener wrapper of
 // the servers.
 func wrapperOf(options, routes string) string {
@@ -59,7 +64,13 @@ func TestUnroutedRequestsWarn(t *testing.T) {
 	line := func(route, handler string) []warned {
 		return []warned{{"srv0", route, "only the first request of a connection is routed: 'until line' does not wait for heads; use 'until headers'; or write 'reuse pin' if nothing depends on the route of later requests; " + handler}}
 	}
-	in := func(inspect string) string { return inRoute("inspect {\n"+inspect+"\n}") + web }
+	in := func(inspect string) string {
+		config := inRoute("inspect {\n" + inspect + "\n}")
+		if strings.Contains(inspect, "http_app web") {
+			config += web
+		}
+		return config
+	}
 	route := func(handlers string) string { return in("route {\n" + handlers + "\n}") }
 	tests := []struct {
 		name, config string
@@ -235,6 +246,9 @@ func TestLastRouteSaysWhatItTakes(t *testing.T) {
 		{"matchers", "@a ssh\nroute @a {\nclose\n}", ""},
 		{"not the last", "route {\nclose\n}\n@a ssh\nroute @a {\nclose\n}", ""},
 		{"no route", "", ""},
+		{"http_app", "@a ssh\nroute @a {\nclose\n}\nroute {\nhttp_app web\n}", ""},
+		{"http_app behind others", "route {\nrewrite_head {\n host a\n}\nhttp_app web\n}", ""},
+		{"relay or http_app", "route {\nsubroute {\n@a ssh\nroute @a {\nclose\n}\nroute {\nhttp_app web\n}\n}\n}", "0/inspect/0"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -539,6 +553,201 @@ func TestEachWrapperIsJudgedByItsPlace(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := loadCaddyfile(t, "{\n servers {\n listener_wrappers {\n layer4 {\n route {\n"+test.before+"\n}\n}\n tls\n layer4 {\n route {\n"+test.after+"\n}\n}\n}\n}\n}\nhttps://example.com {\n respond hello\n}\n")
+			checkError(t, err, test.want)
+		})
+	}
+}
+
+// TestNoEffectWarns looks at handlers, matchers and routes that can do nothing.
+func TestNoEffectWarns(t *testing.T) {
+	const (
+		web   = "http://:80 {\n bind streamprox/web\n respond hello\n}\n"
+		outer = "http://:8080 {\n respond outer\n}\n"
+		edit  = "rewrite_head {\n host a\n}\n"
+	)
+	in := func(inspect string) string {
+		config := inRoute("inspect {\n" + inspect + "\n}")
+		if strings.Contains(inspect, "http_app web") {
+			config += web
+		}
+		return config
+	}
+	route := func(handlers string) string { return in("route {\n" + handlers + "\n}") }
+	layer4 := func(routes string) string { return "{\n layer4 {\n :8080 {\n" + routes + "\n}\n}\n}\n" }
+	one := func(route, message string) []warned { return []warned{{"srv0", route, message}} }
+	keeps := func(route, fix, handler string) []warned {
+		return one(route, "a handler gets no connection: the one before it keeps them; "+fix+"; "+handler)
+	}
+	asked := func(routes ...string) (want []warned) {
+		for _, route := range routes {
+			want = append(want, warned{"srv0", route, "a route is never asked: an earlier one takes all that it matches; put it before the other, or leave it out"})
+		}
+		return want
+	}
+	const (
+		outside  = "'inspected' asks for the outcome of an inspection where there was none; put the route into 'inspect { … }'"
+		excludes = "matchers of one set exclude each other: the others match no HTTP request; "
+		apart    = excludes + "give each a name of its own, and write both names after 'route' if one is to match"
+		sni      = excludes + "TLS that is passed through shows no request: take it in a route with 'tls' as matcher and handler, and ask for the request in a route after that"
+		other    = "http_app answers other protocols with 400; leave 'other' out of 'inspected', or use another handler, such as 'relay', for these protocols"
+		closes   = "rewrite_head closes every connection that inspect has not read; put it into a route of 'inspect { … }', before 'relay' or 'http_app'"
+		empty    = "inspect has no routes, and nothing follows that takes a connection; give it routes, as in 'route { … }'"
+	)
+	tests := []struct {
+		name, config string
+		want         []warned
+	}{
+		// The order of handlers.
+		{"rewrite_head after relay", route("relay a:1\n" + edit), keeps("0/inspect/0", "put 'rewrite_head' before 'relay'", "rewrite_head")},
+		{"rewrite_head after http_app", route("http_app web\n" + edit), keeps("0/inspect/0", "put 'rewrite_head' before 'http_app'", "rewrite_head")},
+		{"rewrite_head before relay", route(edit + "relay a:1"), nil},
+		{"relay after http_app", route("http_app web\nrelay a:1"), keeps("0/inspect/0", "leave one of 'http_app' and 'relay' out, or give each a route of its own", "relay")},
+		{"relay after close", route("close\nrelay a:1"), keeps("0/inspect/0", "leave one of 'close' and 'relay' out, or give each a route of its own", "relay")},
+		{"in a subroute", route("subroute {\nroute {\nrelay a:1\n" + edit + "}\n}"), keeps("0/inspect/0/subroute/0", "put 'rewrite_head' before 'relay'", "rewrite_head")},
+		{"in a branch", inRoute("tee {\nproxy a:1\necho\n}\necho"), nil}, // nothing of this package is loaded
+		{"in a branch beside relay", inRoute("tee {\nproxy a:1\necho\n}\nrelay a:1"), keeps("0/tee", "leave one of 'proxy' and 'echo' out, or give each a route of its own", "echo")},
+		{"outside inspect", inRoute("relay a:1\nthrottle {\n read_bytes_per_second 1000\n}"), keeps("0", "put 'throttle' before 'relay'", "throttle")},
+		{"after http_app in a wrapper", wrapperOf("", "route {\ninspect {\nroute {\nhttp_app\nthrottle {\n read_bytes_per_second 1000\n}\n}\n}\n}") + outer,
+			one("0/inspect/0", "a handler stands between http_app and the wrapped server; put 'throttle' before 'http_app'; throttle")},
+		{"rewrite_head outside inspect", inRoute(edit + "relay a:1"), one("0", closes)},
+		{"rewrite_head before inspect", inRoute(edit + "inspect {\nroute {\nrelay a:1\n}\n}"), one("0", closes)},
+		{"rewrite_head in a branch after inspect", layer4("route {\ntee {\ninspect {\nroute {\nclose\n}\n}\n}\n" + edit + "relay a:1\n}"), one("0", closes)},
+		{"rewrite_head after inspect", inRoute("inspect {\nroute {\nvars {\n a b\n}\n}\n}\n" + edit + "relay a:1"), nil},
+
+		// Values.
+		{"strip_prefix with an asterisk", route("rewrite_head {\n strip_prefix /x/*\n}\nrelay a:1"), one("0/inspect/0", "strip_prefix takes an asterisk as it is; write 'strip_prefix /x'")},
+		{"strip_prefix", route("rewrite_head {\n strip_prefix /x\n}\nrelay a:1"), nil},
+		{"upgrade ws", route("relay a:1 {\n upgrade ws\n}"), one("0/inspect/0", "clients ask for no upgrade of that name; write 'upgrade websocket'")},
+		{"upgrade WSS among others", route("relay a:1 {\n upgrade websocket WSS\n}"), one("0/inspect/0", "clients ask for no upgrade of that name")},
+		{"upgrade", route("relay a:1 {\n upgrade websocket tls/1.0\n}"), nil},
+
+		// Matchers.
+		{"inspected outside inspect", layer4("@a inspected silent\nroute @a {\nrelay a:1\n}"), one("0", outside)},
+		{"not inspected outside inspect", layer4("@a not inspected silent\nroute @a {\nrelay a:1\n}"), one("0", outside)},
+		{"inspected in a subroute", inRoute("subroute {\n@a inspected silent\nroute @a {\nrelay a:1\n}\n}"), one("0/subroute/0", outside)},
+		{"inspected after inspect", inRoute("inspect {\n@a http_request path /a\nroute @a {\nclose\n}\n}\nsubroute {\n@a inspected tls\nroute @a {\nproxy a:1\n}\n}"), nil},
+		{"inspected in a subroute of inspect", route("subroute {\n@a inspected tls\nroute @a {\nrelay a:1\n}\n}"), nil},
+		{"sni and http_request", in("@a {\n tls sni a\n http_request path /a\n}\nroute @a {\nrelay a:1\n}"), one("0/inspect/0", sni)},
+		{"sni and http_request outside inspect", layer4("@a {\n tls sni a\n http_request path /a\n}\nroute @a {\nrelay a:1\n}"), one("0", sni)},
+		{"ssh and http_request", in("@a {\n ssh\n http_request path /a\n}\nroute @a {\nrelay a:1\n}"), one("0/inspect/0", apart)},
+		{"inspected tls and http_request", in("@a {\n inspected tls\n http_request path /a\n}\nroute @a {\nrelay a:1\n}"), one("0/inspect/0", apart)},
+		{"inspected http and http_request", in("@a {\n inspected http\n http_request path /a\n}\nroute @a {\nrelay a:1\n}"), nil},
+		{"sni or http_request", in("@a tls sni a\n@b http_request path /a\nroute @a @b {\nrelay a:1\n}"), nil},
+		{"not sni and http_request", in("@a {\n not tls sni a\n http_request path /a\n}\nroute @a {\nrelay a:1\n}"), nil},
+
+		// inspect.
+		{"empty", inRoute("inspect"), one("0", empty)},
+		{"empty, close follows", inRoute("inspect\nclose"), one("0", empty)},
+		{"empty, another follows", inRoute("inspect\ninspect {\nroute {\nrelay a:1\n}\n}"), one("0", empty)},
+		{"empty, and pinned as asked for", inRoute("inspect\nhttp_app web {\n reuse pin\n}") + web, nil},
+		{"other to http_app", in("@a inspected http other\nroute @a {\nhttp_app web\n}"), one("0/inspect/0", other)},
+		{"other to http_app behind others", in("@a inspected other\nroute @a {\n" + edit + "subroute {\nroute {\nhttp_app web\n}\n}\n}"), one("0/inspect/0", other)},
+		{"other to http_app or relay", in("@a inspected other\nroute @a {\nsubroute {\n@a ssh\nroute @a {\nrelay a:1\n}\nroute {\nhttp_app web\n}\n}\n}"), nil},
+		{"other to relay", in("@a inspected other\nroute @a {\nrelay a:1\n}"), nil},
+
+		// Routes that are never asked.
+		{"after all", in("route {\nrelay a:1\n}\n@a http_request path /a\nroute @a {\nrelay a:2\n}"), asked("0/inspect/1")},
+		{"twice all", in("route {\nrelay a:1\n}\nroute {\nrelay a:2\n}"), asked("0/inspect/1")},
+		{"two after all", in("route {\nrelay a:1\n}\n@a tls\nroute @a {\nrelay a:2\n}\n@b remote_ip 10.0.0.0/8\nroute @b {\nrelay a:2\n}"), asked("0/inspect/1", "0/inspect/2")},
+		{"after all, open outcomes", in("route {\nrelay a:1\n}\n@a inspected http tls\nroute @a {\nrelay a:2\n}"), asked("0/inspect/1")},
+		{"after all, another outcome", in("route {\nrelay a:1\n}\n@a inspected http other\nroute @a {\nrelay a:2\n}"), nil},
+		{"after all, another protocol", in("route {\nrelay a:1\n}\n@a ssh\nroute @a {\nrelay a:2\n}"), nil},
+		{"after all, CONNECT", in("route {\nrelay a:1\n}\n@a http_request method CONNECT\nroute @a {\nrelay a:2\n}"), nil},
+		{"after all, one of two", in("route {\nrelay a:1\n}\n@a ssh\n@b tls\nroute @a @b {\nrelay a:2\n}"), nil},
+		{"after all HTTP", in("@h inspected http\nroute @h {\nrelay a:1\n}\n@a http_request path /a\nroute @a {\nrelay a:2\n}"), asked("0/inspect/1")},
+		{"after all HTTP, TLS", in("@h inspected http\nroute @h {\nrelay a:1\n}\nroute {\nrelay a:2\n}"), nil},
+		{"after all HTTP and all TLS", in("@h inspected http\nroute @h {\nrelay a:1\n}\n@t inspected tls\nroute @t {\nrelay a:3\n}\nroute {\nrelay a:2\n}"), asked("0/inspect/2")},
+		{"after all but TLS", in("@h not inspected tls\nroute @h {\nrelay a:1\n}\n@a http_request path /a\nroute @a {\nrelay a:2\n}"), asked("0/inspect/1")},
+		{"the same matchers", in("@a http_request path /a\nroute @a {\nrelay a:1\n}\n@b http_request path /a\nroute @b {\nrelay a:2\n}"), asked("0/inspect/1")},
+		{"the same protocol", in("@a ssh\nroute @a {\nrelay a:1\n}\n@b ssh\nroute @b {\nrelay a:2\n}"), asked("0/inspect/1")},
+		{"the same matchers and one more", in("@a http_request path /a\nroute @a {\nrelay a:1\n}\n@b {\n http_request path /a\n remote_ip 10.0.0.0/8\n}\nroute @b {\nrelay a:2\n}"), asked("0/inspect/1")},
+		{"the same matchers and one less", in("@a {\n http_request path /a\n remote_ip 10.0.0.0/8\n}\nroute @a {\nrelay a:1\n}\n@b http_request path /a\nroute @b {\nrelay a:2\n}"), nil},
+		{"the same address, and other", in("@a remote_ip 10.0.0.0/8\nroute @a {\nrelay a:1\n}\n@b {\n remote_ip 10.0.0.0/8\n inspected other\n}\nroute @b {\nrelay a:2\n}"), nil},
+		{"the same address, and SSH", in("@a remote_ip 10.0.0.0/8\nroute @a {\nrelay a:1\n}\n@b {\n remote_ip 10.0.0.0/8\n ssh\n}\nroute @b {\nrelay a:2\n}"), nil},
+		{"other matchers", in("@a http_request path /a\nroute @a {\nrelay a:1\n}\n@b http_request path /b\nroute @b {\nrelay a:2\n}"), nil},
+		{"layer4, after all", layer4("route {\nrelay a:1\n}\n@a ssh\nroute @a {\nrelay a:2\n}"), asked("1")},
+		{"layer4, after all that is not kept", layer4("route {\nthrottle {\n read_bytes_per_second 1000\n}\n}\nroute {\nrelay a:2\n}"), nil},
+		{"layer4, after all that waits for another", layer4("@a ssh\nroute @a {\nrelay a:2\n}\nroute {\nrelay a:1\n}\n@b tls\nroute @b {\nrelay a:2\n}"), nil},
+		{"layer4, the same matchers", layer4("@a ssh\nroute @a {\nrelay a:2\n}\nroute @a {\nrelay a:1\n}"), asked("1")},
+		{"in a subroute, after all", route("subroute {\nroute {\nrelay a:1\n}\nroute {\nclose\n}\n}"), asked("0/inspect/0/subroute/1")},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			warnings, err := loadCaddyfile(t, test.config)
+			checkError(t, err, "")
+			checkWarned(t, warnings, test.want)
+		})
+	}
+}
+
+// TestNamesAndSites looks at http_app handlers and sites that do not meet.
+func TestNamesAndSites(t *testing.T) {
+	const (
+		outer   = "http://:8080 {\n respond outer\n}\n"
+		web     = "http://:80 {\n bind streamprox/web\n respond hello\n}\n"
+		secure  = "https://example.com {\n bind streamprox/web\n respond hello\n}\n"
+		alt     = "http://:8081 {\n bind streamprox/web\n respond hello\n}\n"
+		api     = "http://:80 {\n bind streamprox/api\n respond hello\n}\n"
+		unbound = "no site is bound to that name; "
+		lonely  = "no http_app leads to a site; write 'http_app %s' in a route of layer4 or of a listener wrapper, or leave out 'bind streamprox/%s'"
+	)
+	l4 := func(name string) string { return inRoute("inspect {\nroute {\nhttp_app " + name + "\n}\n}") }
+	wrapper := func(name string) string {
+		return "{\n servers :8080 {\n listener_wrappers {\n layer4 {\n route {\n inspect {\n route {\n http_app " + name + "\n}\n}\n}\n}\n}\n}\n}\n" + outer
+	}
+	both := func(in4, inWrapper string) string {
+		return "{\n layer4 {\n :9090 {\n route {\n http_app " + in4 + "\n}\n}\n}\n" + strings.TrimPrefix(wrapper(inWrapper), "{\n")
+	}
+	named := func(message string) []warned { return []warned{{"srv0", "0/inspect/0", message}} }
+	site := func(server, listener, bind string) []warned {
+		return []warned{{server, "", strings.Replace(strings.Replace(lonely, "%s", listener, 1), "%s", bind, 1)}}
+	}
+	tests := []struct {
+		name, config string
+		want         []warned
+	}{
+		{"they meet", l4("web") + web, nil},
+		{"the only name", l4("") + web, nil},
+		{"by port", l4("web:80") + web, nil},
+		{"a wrapper", wrapper("web") + web, nil},
+		{"layer4 and a wrapper", both("web", "api") + web + api, nil},
+
+		{"a name that is not bound", l4("web"), named(unbound + "write 'bind streamprox/web' in a site")},
+		{"no name, none bound", l4(""), named(unbound + "write 'bind streamprox/web' in a site")},
+		{"a misspelt name", l4("wbe") + web + api, named(unbound + "write 'bind streamprox/wbe' in a site, or name what is bound: api, web")},
+		{"another port", l4("web:443") + web, named(unbound + "web is bound with the port 80 alone: write 'http_app web:80'")},
+		{"another port of several", l4("web:443") + web + alt, named(unbound + "web is bound with the ports 80, 8081: name one of them")},
+		{"a wrapper, a name that is not bound", wrapper("nobody"), named(unbound + "write 'bind streamprox/nobody' in a site")},
+		{"a wrapper, a misspelt name", wrapper("wbe") + web, named(unbound + "write 'bind streamprox/wbe' in a site, or name what is bound: web")},
+		{"a wrapper, another port", wrapper("web:443") + web, named(unbound + "web is bound with the port 80 alone")},
+
+		{"a site that is not reached", l4("web") + web + api, site("srv0", "api", "api")},
+		{"a site that relay does not reach", inRoute("relay a:1") + web, site("srv0", "web", "web")},
+		{"a site behind a wrapper without a name", wrapper("") + web, site("srv1", "web", "web")},
+		{"one of two ports", l4("web:80") + web + alt, site("srv1", "web:8081", "web")},
+		{"redirects of automatic HTTPS", l4("web:443") + secure, nil},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for range 6 { // apps load in the order of a map
+				warnings, err := loadCaddyfile(t, test.config)
+				checkError(t, err, "")
+				checkWarned(t, warnings, test.want)
+			}
+		})
+	}
+}
+
+func TestWeightIsRefused(t *testing.T) {
+	tests := []struct{ name, upstream, want string }{
+		{"none", `"dial":["a:1"]`, ""},
+		{"1", `"dial":["a:1"],"weight":1`, ""},
+		{"0", `"dial":["a:1"],"weight":0`, "server srv0, route 0: upstream a:1: weight: 0 is not 1 or more; to send nothing to an upstream, leave it out"},
+		{"below 0", `"dial":["a:1"],"weight":-1`, "weight: -1 is not 1 or more"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadApps(t, "{"+inServer(`{"handler":"relay","upstreams":[{`+test.upstream+`}]}`)+"}")
 			checkError(t, err, test.want)
 		})
 	}

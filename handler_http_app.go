@@ -89,12 +89,8 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 	if h.wrapped = ctx.Value(caddyhttp.ServerCtxKey) != nil; h.wrapped {
 		return nil // the HTTP app is being provisioned: it is asked when it runs
 	}
-	targets, err := h.targets()
-	if err != nil {
+	if _, err := h.targets(); err != nil {
 		return err
-	}
-	if targets.empty() {
-		h.logger.Warn("no site is bound to that name", zap.String("listener", h.Listener), zap.String("missing", targets.bind()))
 	}
 	return unbindACME(ctx)
 }

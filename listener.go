@@ -212,6 +212,7 @@ func listen(ctx context.Context, _, host, portRange string, portOffset uint, _ n
 		if err := unbindACME(caddyCtx); err != nil {
 			return nil, err
 		}
+		checkUnreached(caddyCtx)
 	}
 	l := &listener{addr: address, conns: make(chan net.Conn), closed: make(chan struct{})}
 	network.add(l)

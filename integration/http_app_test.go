@@ -493,6 +493,28 @@ func TestListenerWrapperOnTLS(t *testing.T) {
 	}
 }
 
+// TestSiteWithoutHTTPApp checks that a site on the virtual network is missed by those who
+// configure nothing that could lead to it.
+func TestSiteWithoutHTTPApp(t *testing.T) {
+	s := start(t, `{
+		layer4 {
+			`+freeAddress(t)+` {
+				route {
+					echo
+				}
+			}
+		}
+	}
+	http://:80 {
+		bind streamprox/web
+		respond other
+	}`)
+	s.logs.expect(t, map[string]any{"level": "warn", "msg": "no http_app leads to a site", "server": "srv0", "listen": "streamprox/web:80"})
+	if n := len(s.logs.lines(map[string]any{"msg": "no http_app leads to a site"})); n != 1 {
+		t.Errorf("got %d warnings, want 1\n%s", n, s.logs)
+	}
+}
+
 func TestHTTPAppWithoutBind(t *testing.T) {
 	address := freeAddress(t)
 	s := start(t, `{
