@@ -120,6 +120,9 @@ func (h *HTTPApp) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume handler name
 	if d.NextArg() {
 		h.Listener = strings.TrimPrefix(d.Val(), networkName+"/")
+		if _, _, err := splitListener(h.Listener); err != nil {
+			return d.WrapErr(err)
+		}
 	}
 	if d.NextArg() {
 		return d.Errf("http_app takes one name; unexpected '%s'", d.Val())

@@ -34,7 +34,9 @@ func TestMistakesInCaddyfiles(t *testing.T) {
 		{"no port, IPv6", "relay ::1", "want one port: write '[::1]:80'"},
 		{"no port, IPv6 in brackets", "relay [::1]", "want one port: write '[::1]:80'"},
 		{"IPv6 without brackets", "relay fe80::zz:9000", "write an IPv6 address in brackets, as in [::1]:9000"},
-		{"no port, with a network", "relay tcp/h", "want one port: write 'h:80'"},
+		{"no port, with a network", "relay tcp4/h", "want one port: write 'tcp4/h:80'"},
+		{"name of a port, with a network", "relay tcp6/h:https", "write 'tcp6/h:443'"},
+		{"path without a port", "relay localhost/chat", `unknown network "localhost": use tcp, tcp4, tcp6 or unix`},
 		{"unix with a colon", "relay unix:/run/a.sock", "upstream 'unix:/run/a.sock': write 'unix//run/a.sock'"},
 		{"path of a socket", "relay /run/a.sock", "for a Unix socket write 'unix//run/a.sock'"},
 		{"path of a request", "relay h:80/chat", "an address has no path: write 'h:80'; the path is that of the request"},
@@ -46,6 +48,11 @@ func TestMistakesInCaddyfiles(t *testing.T) {
 		{"a Unix socket with odd letters", "relay unix//run/a,b:c.sock", ""},
 		{"a network", "relay tcp4/h:80", ""},
 		{"placeholders", "relay {l4.http.host}:80 {env.HOST} {\n dial_allow 10.0.0.0/8\n}", ""},
+
+		// Names of listeners.
+		{"URL of a listener", "http_app http://web", `listener "http://web": use <name> or <name>:<port>`},
+		{"name of a listener's port", "http_app web:https", `listener "web:https": use <name> or <name>:<port>, at Caddyfile:5`},
+		{"port of a listener alone", "http_app :80", `listener ":80": use <name> or <name>:<port>`},
 
 		// Options of relay.
 		{"unknown policy", "relay a:1 {\n lb_policy roundrobin\n}", "option 'lb_policy': unknown policy 'roundrobin' (there is no module layer4.proxy.selection_policies.roundrobin): use cookie, first, header, ip_hash, least_conn, random, random_choose, round_robin, uri_hash, weighted_round_robin, at Caddyfile:6"},

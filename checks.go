@@ -390,6 +390,9 @@ func (c *checker) handlers(handlers []configHandler, next *sequel, place string,
 			read = "" // they take all that is buffered
 		case "http_app":
 			c.apps = append(c.apps, appHandler{place, h.listener()})
+			if !c.ends(h) {
+				c.fallsThrough(rest, place)
+			}
 		case "relay":
 			if err := c.relay(h, place); err != nil {
 				return "", err

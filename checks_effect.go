@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 
@@ -30,21 +29,29 @@ func (c *checker) ends(h *configHandler) bool {
 // order warns of handlers after one that keeps every connection.
 func (c *checker) order(handlers []configHandler, place string) {
 	for i := 0; i+1 < len(handlers); i++ {
-		h, after := &handlers[i], handlers[i+1].Name
-		before := fmt.Sprintf("put '%s' before '%s'", after, h.Name)
-		switch {
-		case c.ends(h) && c.ends(&handlers[i+1]):
-			c.warn("a handler gets no connection: the one before it keeps them", place,
-				fmt.Sprintf("leave one of '%s' and '%s' out, or give each a route of its own", h.Name, after),
-				zap.String("handler", after))
-			return
-		case c.ends(h):
-			c.warn("a handler gets no connection: the one before it keeps them", place, before, zap.String("handler", after))
-			return
-		case h.Name == "http_app":
-			c.warn("a handler stands between http_app and the wrapped server", place, before, zap.String("handler", after))
-			return
+		h, after := &handlers[i], &handlers[i+1]
+		if !c.ends(h) {
+			continue
 		}
+		fix := fmt.Sprintf("put '%s' before '%s'", after.Name, h.Name)
+		if c.ends(after) {
+			fix = fmt.Sprintf("leave one of '%s' and '%s' out, or give each a route of its own", h.Name, after.Name)
+		}
+		c.warn("a handler gets no connection: the one before it keeps them", place, fix, zap.String("handler", after.Name))
+		return
+	}
+}
+
+// fallsThrough warns of handlers after an http_app that leaves connections to the wrapped
+// server. They get them first.
+func (c *checker) fallsThrough(next *sequel, place string) {
+	const message = "a handler stands between http_app and the wrapped server"
+	if len(next.handlers) > 0 && next.handlers[0].Name == "rewrite_head" {
+		c.warn(message, place, "put 'rewrite_head' before 'http_app'", zap.String("handler", "rewrite_head"))
+		return
+	}
+	if ends, _ := next.httpEnds(); len(ends) > 0 {
+		c.warn(message, place, fmt.Sprintf("leave '%s' out, or put it into a route before that of 'http_app'", ends[0].Name), zap.String("handler", ends[0].Name))
 	}
 }
 
@@ -263,9 +270,9 @@ func (h *configHandler) listener() string { return strings.TrimPrefix(h.Listener
 // boundTo returns the ports that are bound to a name, and whether one of them is what a
 // listener, name or name:port, stands for.
 func boundTo(bound []boundListener, listener string) (name string, ports []string, found bool) {
-	name, port := listener, ""
-	if host, p, err := net.SplitHostPort(listener); err == nil {
-		name, port = host, p
+	name, port, err := splitListener(listener)
+	if err != nil {
+		name = listener
 	}
 	for _, b := range bound {
 		if b.name == name {

@@ -591,6 +591,7 @@ func TestNoEffectWarns(t *testing.T) {
 		sni      = excludes + "TLS that is passed through shows no request: take it in a route with 'tls' as matcher and handler, and ask for the request in a route after that"
 		other    = "http_app answers other protocols with 400; leave 'other' out of 'inspected', or use another handler, such as 'relay', for these protocols"
 		closes   = "rewrite_head closes every connection that inspect has not read; put it into a route of 'inspect { … }', before 'relay' or 'http_app'"
+		between  = "a handler stands between http_app and the wrapped server; "
 		empty    = "inspect has no routes, and nothing follows that takes a connection; give it routes, as in 'route { … }'"
 	)
 	tests := []struct {
@@ -607,8 +608,14 @@ func TestNoEffectWarns(t *testing.T) {
 		{"in a branch", inRoute("tee {\nproxy a:1\necho\n}\necho"), nil}, // nothing of this package is loaded
 		{"in a branch beside relay", inRoute("tee {\nproxy a:1\necho\n}\nrelay a:1"), keeps("0/tee", "leave one of 'proxy' and 'echo' out, or give each a route of its own", "echo")},
 		{"outside inspect", inRoute("relay a:1\nthrottle {\n read_bytes_per_second 1000\n}"), keeps("0", "put 'throttle' before 'relay'", "throttle")},
-		{"after http_app in a wrapper", wrapperOf("", "route {\ninspect {\nroute {\nhttp_app\nthrottle {\n read_bytes_per_second 1000\n}\n}\n}\n}") + outer,
-			one("0/inspect/0", "a handler stands between http_app and the wrapped server; put 'throttle' before 'http_app'; throttle")},
+		{"rewrite_head after http_app in a wrapper", wrapperOf("", "route {\ninspect {\nroute {\nhttp_app\n"+edit+"}\n}\n}") + outer,
+			one("0/inspect/0", between+"put 'rewrite_head' before 'http_app'; rewrite_head")},
+		{"relay after http_app in a wrapper", wrapperOf("", "route {\ninspect {\nroute {\nhttp_app\nrelay a:1\n}\n}\n}") + outer,
+			one("0/inspect/0", between+"leave 'relay' out, or put it into a route before that of 'http_app'; relay")},
+		{"relay after inspect in a wrapper", wrapperOf("", "route {\ninspect {\nroute {\nhttp_app\n}\n}\nrelay a:1\n}") + outer, one("0/inspect/0", between+"leave 'relay' out")},
+		{"relay in a later route of a wrapper", wrapperOf("", "route {\ninspect {\nroute {\nhttp_app\n}\n}\n}\nroute {\nrelay a:1\n}") + outer, one("0/inspect/0", between+"leave 'relay' out")},
+		{"a later route of a wrapper for SSH", wrapperOf("", "route {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n@ssh ssh\nroute @ssh {\nrelay a:1\n}") + outer, nil},
+		{"throttle after http_app in a wrapper", wrapperOf("", "route {\ninspect {\nroute {\nhttp_app\nthrottle {\n read_bytes_per_second 1000\n}\n}\n}\n}") + outer, nil},
 		{"rewrite_head outside inspect", inRoute(edit + "relay a:1"), one("0", closes)},
 		{"rewrite_head before inspect", inRoute(edit + "inspect {\nroute {\nrelay a:1\n}\n}"), one("0", closes)},
 		{"rewrite_head in a branch after inspect", layer4("route {\ntee {\ninspect {\nroute {\nclose\n}\n}\n}\n" + edit + "relay a:1\n}"), one("0", closes)},

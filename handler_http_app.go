@@ -117,17 +117,10 @@ func (t *httpListeners) bind() string {
 // findHTTPListeners looks for the listeners of a name, or name:port, or of the only
 // name, among the servers of the HTTP app.
 func findHTTPListeners(ctx caddy.Context, listener string) (*httpListeners, error) {
-	name, port := listener, ""
-	if strings.Contains(listener, ":") {
-		var err error
-		if name, port, err = net.SplitHostPort(listener); err != nil {
-			return nil, fmt.Errorf("listener %q: %w", listener, err)
-		}
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil || name == "" {
-			return nil, fmt.Errorf("listener %q: use <name> or <name>:<port>", listener)
-		}
+	name, port, err := splitListener(listener)
+	if err != nil {
+		return nil, err
 	}
-
 	found := &httpListeners{name: name}
 	module, err := ctx.AppIfConfigured("http")
 	if errors.Is(err, caddy.ErrNotConfigured) {
@@ -174,6 +167,20 @@ func findHTTPListeners(ctx caddy.Context, listener string) (*httpListeners, erro
 	}
 	found.plain, found.tls = strings.Join(plain, ""), strings.Join(tls, "")
 	return found, nil
+}
+
+// splitListener splits name, or name:port, as http_app takes it.
+func splitListener(listener string) (name, port string, err error) {
+	if !strings.Contains(listener, ":") {
+		return listener, "", nil
+	}
+	if name, port, err = net.SplitHostPort(listener); err != nil {
+		return "", "", fmt.Errorf("listener %q: %w", listener, err)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil || name == "" {
+		return "", "", fmt.Errorf("listener %q: use <name> or <name>:<port>", listener)
+	}
+	return name, port, nil
 }
 
 // boundListener is a listener on the virtual network, as configured.

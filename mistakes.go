@@ -324,20 +324,23 @@ func checkDial(dial string) error {
 		return nil
 	case hasNetwork && strings.ContainsAny(network, ":."):
 		return fmt.Errorf("an address has no path: write '%s'; the path is that of the request", network)
+	case hasNetwork && !isTCP(strings.ToLower(network)):
+		return nil
 	case !hasNetwork:
 		address = dial
 	}
+	prefix := strings.TrimSuffix(dial, address) // with the slash
 	host, port, err := net.SplitHostPort(address)
 	switch {
 	case net.ParseIP(address).To16() != nil && strings.Contains(address, ":"):
-		return fmt.Errorf("want one port: write '[%s]:80', or that on which the server listens", address)
+		return fmt.Errorf("want one port: write '%s[%s]:80', or that on which the server listens", prefix, address)
 	case err != nil && strings.Count(address, ":") > 1 && !strings.HasPrefix(address, "["):
 		return errors.New("write an IPv6 address in brackets, as in [::1]:9000")
 	case err != nil || port == "":
-		return fmt.Errorf("want one port: write '%s:80', or that on which the server listens", strings.TrimSuffix(address, ":"))
+		return fmt.Errorf("want one port: write '%s:80', or that on which the server listens", strings.TrimSuffix(dial, ":"))
 	case strings.Trim(port, "0123456789-") != "":
 		if number, err := net.LookupPort("tcp", port); err == nil {
-			return fmt.Errorf("a port is a number: write '%s'", net.JoinHostPort(host, strconv.Itoa(number)))
+			return fmt.Errorf("a port is a number: write '%s%s'", prefix, net.JoinHostPort(host, strconv.Itoa(number)))
 		}
 		return fmt.Errorf("'%s' is no port: write its number, as in 10.0.0.5:9000", port)
 	}
