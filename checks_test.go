@@ -623,6 +623,7 @@ func TestNoEffectWarns(t *testing.T) {
 
 		// Values.
 		{"strip_prefix with an asterisk", route("rewrite_head {\n strip_prefix /x/*\n}\nrelay a:1"), one("0/inspect/0", "strip_prefix takes an asterisk as it is; write 'strip_prefix /x'")},
+		{"strip_prefix of an asterisk alone", route("rewrite_head {\n strip_prefix /*\n}\nrelay a:1"), one("0/inspect/0", "write 'strip_prefix <path>'")},
 		{"strip_prefix", route("rewrite_head {\n strip_prefix /x\n}\nrelay a:1"), nil},
 		{"upgrade ws", route("relay a:1 {\n upgrade ws\n}"), one("0/inspect/0", "clients ask for no upgrade of that name; write 'upgrade websocket'")},
 		{"upgrade WSS among others", route("relay a:1 {\n upgrade websocket WSS\n}"), one("0/inspect/0", "clients ask for no upgrade of that name")},
