@@ -205,9 +205,9 @@ func outcomesOfSet(set caddy.ModuleMap) (outcomes []string, certain bool) {
 	case set["tls"] != nil:
 		return openOutcomes[1:], true
 	}
-	// One that reads what is neither may match that too.
+	// One that reads what is neither may match that too. By not reading it, not cannot.
 	for name := range set {
-		if name != "not" && reader([]caddy.ModuleMap{{name: nil}}) != "" {
+		if reader([]caddy.ModuleMap{{name: nil}}) != "" {
 			return nil, false
 		}
 	}

@@ -672,6 +672,8 @@ func TestNoEffectWarns(t *testing.T) {
 		{"the same matchers and one less", in("@a {\n http_request path /a\n remote_ip 10.0.0.0/8\n}\nroute @a {\nrelay a:1\n}\n@b http_request path /a\nroute @b {\nrelay a:2\n}"), nil},
 		{"the same address, and other", in("@a remote_ip 10.0.0.0/8\nroute @a {\nrelay a:1\n}\n@b {\n remote_ip 10.0.0.0/8\n inspected other\n}\nroute @b {\nrelay a:2\n}"), nil},
 		{"the same address, and SSH", in("@a remote_ip 10.0.0.0/8\nroute @a {\nrelay a:1\n}\n@b {\n remote_ip 10.0.0.0/8\n ssh\n}\nroute @b {\nrelay a:2\n}"), nil},
+		{"after all, not SSH", in("route {\nrelay a:1\n}\n@a not ssh\nroute @a {\nrelay a:2\n}"), asked("0/inspect/1")},
+		{"the same protocol of another outcome", in("@a {\n inspected timeout\n ssh\n}\nroute @a {\nrelay a:1\n}\n@b ssh\nroute @b {\nrelay a:2\n}"), nil},
 		{"other matchers", in("@a http_request path /a\nroute @a {\nrelay a:1\n}\n@b http_request path /b\nroute @b {\nrelay a:2\n}"), nil},
 		{"layer4, after all", layer4("route {\nrelay a:1\n}\n@a ssh\nroute @a {\nrelay a:2\n}"), asked("1")},
 		{"layer4, after all that is not kept", layer4("route {\nthrottle {\n read_bytes_per_second 1000\n}\n}\nroute {\nrelay a:2\n}"), nil},
