@@ -205,7 +205,7 @@ func outcomesOfSet(set caddy.ModuleMap) (outcomes []string, certain bool) {
 	case set["tls"] != nil:
 		return openOutcomes[1:], true
 	}
-	// One that reads what is neither may match that too. By not reading it, not cannot.
+	// One that reads what is neither may match that too.
 	for name := range set {
 		if reader([]caddy.ModuleMap{{name: nil}}) != "" {
 			return nil, false
