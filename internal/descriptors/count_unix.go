@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +20,11 @@ func Limit() (n uint64, limited bool) {
 
 // count returns how many descriptors are open.
 func count() (open uint64, err error) {
+	// Linux tells from 6.2 on without listing them, and without one to do it with.
+	var stat unix.Stat_t
+	if runtime.GOOS == "linux" && unix.Stat("/proc/self/fd", &stat) == nil && stat.Size > 0 {
+		return uint64(stat.Size), nil
+	}
 	dir, err := os.Open("/dev/fd")
 	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 		return 0, errExhausted

@@ -14,7 +14,10 @@ func upTo(n uint64) func() (uint64, bool) {
 }
 
 func TestReserve(t *testing.T) {
-	for _, test := range []struct{ limit, enough uint64 }{
+	for _, test := range []struct {
+		limit  uint64
+		enough int64
+	}{
 		{0, 0},
 		{256, 128},
 		{1024, 768},
