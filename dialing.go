@@ -15,6 +15,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 )
 
 // destination is where an upstream is for one connection.
@@ -44,9 +46,12 @@ var errNotAllowed = errors.New("address is not one that dial_allow permits")
 // errNoAddress is why an address that depends on the connection is none.
 var errNoAddress = errors.New("its placeholders make no address")
 
-// isRefused reports whether an address was not dialled because of what the connection's
-// placeholders stand for: another attempt would end in the same way.
-func isRefused(err error) bool { return errors.Is(err, errNotAllowed) || errors.Is(err, errNoAddress) }
+// isFinal reports whether an upstream was not dialled for a reason that is none of its own
+// and holds for the next attempt too: what the connection's placeholders stand for, or
+// that there are no descriptors.
+func isFinal(err error) bool {
+	return errors.Is(err, errNotAllowed) || errors.Is(err, errNoAddress) || errors.Is(err, descriptors.ErrScarce)
+}
 
 // destination returns where the upstream is for the connection with these
 // placeholders.
@@ -80,7 +85,7 @@ func (u *upstream) destination(repl *caddy.Replacer) (destination, error) {
 // addresses that it has checked are those that it dials: asking again could give others.
 func (u *upstream) connect(ctx context.Context, to destination) (net.Conn, error) {
 	if u.network == "unix" || !u.dynamic && u.config.ResolverPreference == "" && len(to.local) == 0 {
-		return new(net.Dialer).DialContext(ctx, u.network, to.address())
+		return dialSparing(ctx, net.Dialer{}, u.network, to.address())
 	}
 	addrs, err := u.lookup(ctx, to.host)
 	if err != nil {
@@ -97,7 +102,7 @@ func (u *upstream) connect(ctx context.Context, to destination) (net.Conn, error
 		if first == nil {
 			first = err
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, descriptors.ErrScarce) {
 			break
 		}
 	}
@@ -124,14 +129,14 @@ func dialFrom(ctx context.Context, local []netip.AddrPort, address string, ip ne
 		}
 		var conn net.Conn
 		dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(from)}
-		if conn, err = dialer.DialContext(ctx, "tcp", address); err == nil {
+		if conn, err = dialSparing(ctx, dialer, "tcp", address); err == nil {
 			return conn, nil
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	return new(net.Dialer).DialContext(ctx, "tcp", address)
+	return dialSparing(ctx, net.Dialer{}, "tcp", address)
 }
 
 // lookup returns the addresses of host that the upstream may use, in the order in

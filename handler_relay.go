@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 )
@@ -277,6 +278,8 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		h.logFailure(cx, err)
 		if method := in.method(); method != "" && !errors.Is(err, errLeftDial) {
 			answer(client, failureStatus(err), method == http.MethodHead)
+		} else if errors.Is(err, descriptors.ErrScarce) {
+			reset(cx)
 		}
 		return nil
 	}
@@ -412,7 +415,7 @@ func (h *Relay) connect(ctx context.Context, cx *layer4.Connection, watch *clien
 		if ctx.Err() != nil {
 			return nil, nil, errLeftDial
 		}
-		if watch.ended.Load() || isRefused(err) || time.Now().Add(h.tryInterval).After(giveUp) {
+		if watch.ended.Load() || isFinal(err) || time.Now().Add(h.tryInterval).After(giveUp) {
 			return nil, nil, err
 		}
 		select {
@@ -446,7 +449,7 @@ func (h *Relay) tryEach(ctx context.Context, cx *layer4.Connection, header *prox
 		}
 		u.release()
 		err = fmt.Errorf("dialing %s: %w", u.address, dialErr)
-		if ctx.Err() != nil || isRefused(dialErr) {
+		if ctx.Err() != nil || isFinal(dialErr) {
 			return nil, nil, err
 		}
 		// An address that a client may have chosen says nothing of those of others.
@@ -463,7 +466,7 @@ func (h *Relay) tryEach(ctx context.Context, cx *layer4.Connection, header *prox
 func failureStatus(err error) int {
 	var timeout net.Error
 	switch {
-	case errors.Is(err, errNoUpstream):
+	case errors.Is(err, errNoUpstream), errors.Is(err, descriptors.ErrScarce):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
 		errors.As(err, &timeout) && timeout.Timeout():
@@ -484,6 +487,10 @@ func (h *Relay) logFailure(cx *layer4.Connection, err error) {
 	}
 	if errors.Is(err, errNotAllowed) {
 		h.failures.log(h.logger.Warn, failureKind{message: "address refused"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+		return
+	}
+	if errors.Is(err, descriptors.ErrScarce) {
+		scarcity.warn(h.logger, "descriptors are scarce; not dialling upstreams", shedConnections.Add(1))
 		return
 	}
 	h.failures.log(h.logger.Error, failureKind{message: "no upstream reached"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))

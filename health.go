@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 )
 
@@ -181,7 +182,7 @@ func (h *Relay) checkOnce(ctx context.Context, u *upstream) {
 	if conn != nil {
 		_ = conn.Close()
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.Is(err, descriptors.ErrScarce) {
 		return // it says nothing of the upstream
 	}
 	if err != nil {

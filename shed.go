@@ -1,11 +1,17 @@
 package streamprox
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"net"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 )
 
 // shed resets a new connection if descriptors are scarce, and reports whether it did.
@@ -20,10 +26,37 @@ func shed(cx *layer4.Connection, first firstReader, logger *zap.Logger) bool {
 	return true
 }
 
-// errShed is why a connection is not inspected.
-var errShed = errors.New("descriptors are scarce")
+// dialSparing dials as d does, without Control, unless that took one of the descriptors
+// that are kept for accepting. Then, and where none is left at all, the error is
+// descriptors.ErrScarce, which says nothing of the address.
+func dialSparing(ctx context.Context, d net.Dialer, network, address string) (net.Conn, error) {
+	if !descriptors.Take(1) {
+		return nil, descriptors.ErrScarce
+	}
+	// Told as soon as there is a socket: until then it counts twice. A name with several
+	// addresses may get several sockets, one after the other or side by side.
+	var opened atomic.Bool
+	d.Control = func(_, _ string, socket syscall.RawConn) error {
+		if opened.CompareAndSwap(false, true) {
+			return socket.Control(descriptors.Opened)
+		}
+		return socket.Control(descriptors.Saw)
+	}
+	conn, err := d.DialContext(ctx, network, address)
+	if opened.CompareAndSwap(false, true) {
+		descriptors.Unused(1)
+	}
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		return nil, fmt.Errorf("%w: %w", descriptors.ErrScarce, err)
+	}
+	return conn, err
+}
 
-// shedConnections counts them, and scarcity tells of them, for all handlers together.
+// errShed is why a connection is not inspected.
+var errShed = descriptors.ErrScarce
+
+// shedConnections counts what was refused for want of descriptors, and scarcity tells of
+// it, for all handlers together.
 var (
 	shedConnections atomic.Uint64
 	scarcity        throttledLog

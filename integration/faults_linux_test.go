@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -314,6 +315,141 @@ func TestDescriptorsOfSilentClients(t *testing.T) {
 				conn.Close()
 			}
 			eventually(t, "service again", served)
+		})
+	}
+}
+
+// stopped is what the log says of a listener that could not accept for want of
+// descriptors.
+const stopped = "had stopped accepting for want of descriptors"
+
+// runLimited runs Caddy with so many descriptors, and returns its process and what it has
+// logged.
+func runLimited(t *testing.T, caddy, caddyfile string, limit int) (pid int, logged func() string) {
+	t.Helper()
+	home := t.TempDir()
+	config, log := filepath.Join(home, "Caddyfile"), filepath.Join(home, "log")
+	if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pid, _ = run(t, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home},
+		"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" run --config "$1" --adapter caddyfile 2>"$2"`, limit), caddy, config, log)
+	logged = func() string {
+		said, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(said)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			said := logged()
+			t.Logf("caddy:\n%s", said[max(0, len(said)-4000):])
+		}
+	})
+	return pid, logged
+}
+
+// descriptorsOf returns how many descriptors a process has.
+func descriptorsOf(t *testing.T, pid int) int {
+	t.Helper()
+	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(names)
+}
+
+// TestDescriptorsOfDials: dials do not take the descriptors that are kept for accepting,
+// however many are begun at once. A client whose dial is refused is told, which is no
+// failure of the upstream.
+func TestDescriptorsOfDials(t *testing.T) {
+	caddy := buildCaddy(t)
+	const limit, clients, enough = 1024, 560, 768
+	for _, test := range []struct {
+		name        string
+		half, rest  string
+		refusedWith string // the first line; "": a reset
+	}{
+		{"http", "GET / HTTP/1.1\r\nHost: a.example\r\n", "\r\n", "HTTP/1.1 503 Service Unavailable\r\n"},
+		{"tls", "\x16", "\x03\x01\x00\x04\x01\x00\x00\x00", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			const answered = "HTTP/1.1 200 OK\r\n"
+			letGo := make(chan struct{})
+			upstream := backend(t, func(conn net.Conn) {
+				<-letGo
+				_, _ = io.WriteString(conn, answered+"Content-Length: 0\r\nConnection: close\r\n\r\n")
+				_, _ = io.Copy(io.Discard, conn)
+			})
+			release := sync.OnceFunc(func() { close(letGo) })
+			t.Cleanup(release)
+			address := freeAddress(t)
+			pid, logged := runLimited(t, caddy, "{\nadmin off\nlayer4 {\n"+address+" {\nroute {\ninspect {\ntimeout 5m\nmax_pending_per_ip 2000\nroute {\nrelay "+
+				upstream+" {\nfail_duration 1h\nmax_fails 1\n}\n}\n}\n}\n}\n}\n}\n", limit)
+			dial(t, address).Close()
+			before := descriptorsOf(t, pid) // that one may still count
+
+			conns := make([]*net.TCPConn, clients)
+			for i := range conns {
+				conns[i] = dial(t, address)
+				send(t, conns[i], test.half, 1<<20)
+			}
+			eventually(t, "half of each", func() bool { return descriptorsOf(t, pid) >= before-1+clients })
+			for _, conn := range conns {
+				_, _ = io.WriteString(conn, test.rest)
+			}
+			var refused, served atomic.Int32
+			var all sync.WaitGroup
+			defer func() { release(); all.Wait() }()
+			for i, conn := range conns {
+				all.Go(func() {
+					_ = conn.SetDeadline(time.Now().Add(2 * patience))
+					switch line, err := bufio.NewReader(conn).ReadString('\n'); {
+					case line == answered:
+						served.Add(1)
+					case line != "" && line == test.refusedWith, test.refusedWith == "" && isReset(err):
+						refused.Add(1)
+					default:
+						t.Errorf("client %d got %q (%v)", i, line, err)
+					}
+					conn.Close()
+				})
+			}
+			// Those that could be dialled are held, so there were others.
+			eventually(t, "refusals", func() bool { return refused.Load() >= clients-(enough-clients) })
+			// Whoever comes now is accepted, and served if others have left.
+			conn := dial(t, address)
+			send(t, conn, getRoot, 1<<20)
+			release()
+			if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil && !isReset(err) {
+				t.Errorf("a connection afterwards got %q (%v)", line, err)
+			}
+			all.Wait()
+			if served.Load() == 0 {
+				t.Error("no client was served")
+			}
+			eventually(t, "service", func() bool {
+				conn, err := net.Dial("tcp", address)
+				if err != nil {
+					return false
+				}
+				defer conn.Close()
+				_ = conn.SetDeadline(time.Now().Add(patience))
+				_, _ = io.WriteString(conn, getRoot)
+				line, _ := bufio.NewReader(conn).ReadString('\n')
+				return line == answered
+			})
+			said := logged()
+			if strings.Contains(said, stopped) {
+				t.Error("the listener had stopped")
+			}
+			if got := strings.Count(said, "descriptors are scarce; not dialling upstreams"); got == 0 || got > 5 {
+				t.Errorf("the log says so %d times, want once or so", got)
+			}
+			if strings.Contains(said, "no upstream reached") {
+				t.Error("the log says that no upstream was reached")
+			}
 		})
 	}
 }

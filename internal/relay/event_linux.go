@@ -160,15 +160,19 @@ func (s *socket) dup(p *pair, c net.Conn) error {
 	if err != nil {
 		return err
 	}
+	if !descriptors.Take(1) {
+		return descriptors.ErrScarce
+	}
 	var fd int
 	var dupErr error
 	err = raw.Control(func(original uintptr) {
 		fd, dupErr = unix.FcntlInt(original, unix.F_DUPFD_CLOEXEC, 3)
 	})
 	if err = errors.Join(err, os.NewSyscallError("dup", dupErr)); err != nil {
+		descriptors.Unused(1)
 		return err
 	}
-	descriptors.Saw(uintptr(fd))
+	descriptors.Opened(uintptr(fd))
 	// Somebody may have called Fd of an *os.File of it.
 	if err = unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)

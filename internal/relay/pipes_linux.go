@@ -73,10 +73,16 @@ func (ps *pipes) take(now time.Duration) (*pipe, error) {
 
 // openPipe returns a new pipe, or nil and why there is none.
 func openPipe() (*pipe, error) {
+	if !descriptors.TakeAtOnce(2) { // the loop has others to serve
+		return nil, descriptors.ErrScarce
+	}
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		descriptors.Unused(2)
 		return nil, os.NewSyscallError("pipe2", err)
 	}
+	descriptors.Opened(uintptr(fds[0]))
+	descriptors.Opened(uintptr(fds[1]))
 	p := &pipe{read: fds[0], write: fds[1]}
 	pipesOpen.Add(1)
 	size, err := unix.FcntlInt(uintptr(p.write), unix.F_SETPIPE_SZ, pipeSize)
