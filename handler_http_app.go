@@ -71,6 +71,7 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 	if err := checkConfiguration(ctx); err != nil {
 		return err
 	}
+	watchAccepting(ctx)
 	h.Listener = strings.TrimPrefix(h.Listener, networkName+"/")
 	h.wait = defaultWait
 	if h.Wait != nil {

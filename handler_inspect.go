@@ -99,6 +99,7 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.last = found.isLast(h)
+	watchAccepting(ctx)
 	if err := h.provisionLimits(); err != nil {
 		return err
 	}

@@ -128,6 +128,7 @@ func (h *Relay) Provision(ctx caddy.Context) error {
 	if err := checkConfiguration(ctx); err != nil {
 		return err
 	}
+	watchAccepting(ctx)
 	h.engine = relay.New(&streams, func(message string, err error) { h.logger.Warn(message, zap.Error(err)) })
 	if err := h.provisionOptions(); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -335,10 +336,7 @@ func runLimited(t *testing.T, caddy, caddyfile string, limit int) (pid int, logg
 	pid, _ = run(t, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home},
 		"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" run --config "$1" --adapter caddyfile 2>"$2"`, limit), caddy, config, log)
 	logged = func() string {
-		said, err := os.ReadFile(log)
-		if err != nil {
-			t.Fatal(err)
-		}
+		said, _ := os.ReadFile(log) // there is none before it runs
 		return string(said)
 	}
 	t.Cleanup(func() {
@@ -452,4 +450,136 @@ func TestDescriptorsOfDials(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDescriptorsRunOutBeforeHandlers: connections that come faster than handlers begin, or
+// that matchers of layer4's own hold back, take all descriptors, which ends the accept loop
+// of caddy-l4. The port answers again when they have left, and a reload takes it over
+// without losing a connection to the routes before.
+func TestDescriptorsRunOutBeforeHandlers(t *testing.T) {
+	caddy := buildCaddy(t)
+	const limit, clients = 1024, 1500
+	for _, test := range []struct {
+		name, listen, before string // the address and what comes before inspect
+		stops                bool   // for certain
+	}{
+		{"a burst", "tcp", "", false},
+		{"a matcher that waits", "tcp", "matching_timeout 5m\n@t tls\nroute @t {\nclose\n}\n", true},
+		{"a Unix socket", "unix", "matching_timeout 5m\n@t tls\nroute @t {\nclose\n}\n", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			network, address := "tcp", freeAddress(t)
+			listen := address
+			if test.listen == "unix" {
+				dir, err := os.MkdirTemp("", "sp") // the path of a socket is short
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { os.RemoveAll(dir) })
+				network, address = "unix", filepath.Join(dir, "s")
+				listen = "unix/" + address
+			}
+			admin := freeAddress(t)
+			caddyfile := func(status int) string {
+				return fmt.Sprintf("{\nadmin %s\nlayer4 {\n%s {\n%sroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\nhttp://:80 {\nbind streamprox/web\nrespond %d\n}\n",
+					admin, listen, test.before, status)
+			}
+			pid, logged := runLimited(t, caddy, caddyfile(204), limit)
+			answer := func() string {
+				conn, err := net.Dial(network, address)
+				if err != nil {
+					return err.Error()
+				}
+				defer conn.Close()
+				_ = conn.SetDeadline(time.Now().Add(patience / 4))
+				if _, err := io.WriteString(conn, strings.Replace(getRoot, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)); err != nil {
+					return err.Error()
+				}
+				line, err := bufio.NewReader(conn).ReadString('\n')
+				if err != nil {
+					return err.Error()
+				}
+				return line
+			}
+			const old, changed = "HTTP/1.1 204 No Content\r\n", "HTTP/1.1 201 Created\r\n"
+			eventually(t, "service", func() bool { return answer() == old })
+
+			var conns []net.Conn
+			for range clients {
+				conn, err := net.Dial(network, address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { conn.Close() })
+				conns = append(conns, conn)
+			}
+			if test.stops {
+				eventually(t, "exhaustion", func() bool { return descriptorsOf(t, pid) >= limit })
+			}
+			for _, conn := range conns {
+				conn.Close()
+			}
+			eventually(t, "service again", func() bool { return answer() == old })
+			if got := strings.Count(logged(), stopped); got > 1 || test.stops && got == 0 {
+				t.Errorf("the log says %d times that the listener had stopped", got)
+			}
+
+			response, err := http.Post("http://"+admin+"/load", "text/caddyfile", strings.NewReader(caddyfile(201)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			response.Body.Close()
+			if response.StatusCode != http.StatusOK {
+				t.Fatal(response.Status)
+			}
+			// Some connections may still have come to the socket of before.
+			eventually(t, "new configuration", func() bool { return answer() == changed })
+			if network == "tcp" {
+				eventually(t, "end of the socket of before", func() bool { return listening(t, address) == 1 })
+			}
+			for range 50 {
+				if got := answer(); got != changed {
+					t.Fatalf("got %q after a reload", got)
+				}
+			}
+		})
+	}
+}
+
+// listening returns how many sockets listen at a loopback address of IPv4.
+func listening(t *testing.T, address string) (n int) {
+	t.Helper()
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var port int
+	if _, err := fmt.Sscanf(address, "127.0.0.1:%d", &port); err != nil {
+		t.Fatal(err)
+	}
+	const listens = "00000000:0000 0A"
+	return strings.Count(string(table), fmt.Sprintf("0100007F:%04X %s", port, listens))
+}
+
+// TestDescriptorsRunOutBeforeWrapper: an HTTP server whose listener wrapper cannot accept
+// closes its listener, and the log says so.
+func TestDescriptorsRunOutBeforeWrapper(t *testing.T) {
+	const limit = 512
+	address := freeAddress(t)
+	_, logged := runLimited(t, buildCaddy(t), "{\nadmin off\ndebug\nservers {\nlistener_wrappers {\nlayer4 {\nmatching_timeout 5m\n@t tls\nroute @t {\nclose\n}\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\n}\nhttp://"+address+" {\nrespond 204\n}\n", limit)
+	eventually(t, "watch", func() bool { return strings.Contains(logged(), `"listeners":1`) })
+	var conns []net.Conn
+	for range limit {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			break // it is closed already
+		}
+		t.Cleanup(func() { conn.Close() })
+		conns = append(conns, conn)
+	}
+	eventually(t, "end of the listener", func() bool { return listening(t, address) == 0 })
+	for _, conn := range conns {
+		conn.Close()
+	}
+	eventually(t, "line in the log", func() bool { return strings.Count(logged(), stopped) == 1 })
 }
