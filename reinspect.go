@@ -66,6 +66,10 @@ type reinspectConn struct {
 	// detached is that the server has been shown the end, and the connection beneath is
 	// not its any more.
 	detached atomic.Bool
+
+	// reads counts the calls of Read in progress. One that is not counted when the server
+	// closes sees closing.
+	reads atomic.Int32
 }
 
 // phase is what a reinspectConn reads.
@@ -143,6 +147,8 @@ func (c *reinspectConn) Read(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	defer c.endCall()
+	c.reads.Add(1)
+	defer c.reads.Add(-1)
 	switch phase, closing := c.enter(delivering); {
 	case c.detached.Load():
 		return 0, io.EOF
@@ -472,8 +478,9 @@ func (c *reinspectConn) Close() error {
 	c.wake.Broadcast()
 	c.mu.Unlock()
 	if !c.detached.Load() {
-		if first && served && unread(c.base) {
-			// Closing would send a reset, and destroy the response that is on its way.
+		if first && served && c.reads.Load() == 0 && unread(c.base) {
+			// Closing would send a reset, and destroy the response that is on its way. While
+			// the server reads there is none: then its Shutdown closes.
 			c.requestTaken()
 			go c.closeLater(streams.Hold(func() { _ = c.replayConn.Close() }))
 			return nil
