@@ -243,15 +243,20 @@ func (h *Inspect) run(in *inspection, next layer4.Handler) error {
 // endOfChain is the handler after the last one.
 var endOfChain = layer4.HandlerFunc(func(*layer4.Connection) error { return nil })
 
-// notFound is the handler after the last one where no other can follow inspect: it
-// answers requests that have come to the end unread.
-var notFound = layer4.HandlerFunc(func(cx *layer4.Connection) error {
-	if in := inspectionOf(cx); in != nil && in.outcome == OutcomeHTTP {
-		_, conn := drain(cx)
-		in.respond(conn, statusOnly(http.StatusNotFound))
+// notFound is next where none of the handlers that can follow inspect is one for HTTP: it
+// answers requests that have come to the end unread. Other streams go on to next.
+type notFound struct{ next layer4.Handler }
+
+// Handle implements layer4.Handler.
+func (h notFound) Handle(cx *layer4.Connection) error {
+	in := inspectionOf(cx)
+	if in == nil || in.outcome != OutcomeHTTP {
+		return h.next.Handle(cx)
 	}
+	_, conn := drain(cx)
+	in.respond(conn, statusOnly(http.StatusNotFound))
 	return nil
-})
+}
 
 // dispatch sends the inspected connection to its route, to next, or away.
 func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
@@ -261,7 +266,7 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	// The destination's own deadlines begin now.
 	_ = in.conn.SetReadDeadline(time.Time{})
 	if h.last {
-		next = notFound
+		next = notFound{next}
 	}
 	switch {
 	case in.failure != nil:

@@ -119,3 +119,26 @@ func TestNotFoundInAWrapperIsTheServers(t *testing.T) {
 	newScript(t, "127.0.0.1:"+port).get("/1", "site /1")
 	newScript(t, alone).get("/1", "404 Not Found\n", "end")
 }
+
+// TestNotFoundLeavesOthersToLaterRoutes checks that a route behind inspect for another
+// protocol gets its streams, though requests end before it.
+func TestNotFoundLeavesOthersToLaterRoutes(t *testing.T) {
+	address := freeAddress(t)
+	start(t, "{\nlayer4 {\n"+address+" {\nroute {\ninspect {\n@none http_request path /none\nroute @none {\nhttp_respond 410\n}\n}\n}\n"+
+		"@ssh ssh\nroute @ssh {\nrelay "+backend(t, echo("ssh"))+"\n}\n"+
+		"@tls tls\nroute @tls {\nrelay "+backend(t, echo("tls"))+"\n}\n}\n}\n}")
+	for _, piece := range pieces {
+		expectUnrouted(t, address, piece.size, "404")
+		for sent, want := range map[string]string{
+			"SSH-2.0-OpenSSH_9.6 Debian-3\r\n": "ssh\n",
+			clientHello(t, "a.example"):        "tls\n",
+		} {
+			conn := dial(t, address)
+			send(t, conn, sent, piece.size)
+			_ = conn.CloseWrite()
+			if got, err := bufio.NewReader(conn).ReadString('\n'); got != want {
+				t.Errorf("%s: got %q, error %v, want %q", piece.name, got, err, want)
+			}
+		}
+	}
+}
