@@ -187,10 +187,12 @@ func (s *matcherSet) match(in *inspection) (bool, error) {
 
 // reads reports whether one of the matchers, all of which match, has read the bytes to
 // find that out: without bytes it does not match. What it has recognized is no surprise
-// to the destination. That others have not recognized it says nothing.
+// to the destination. That others have not recognized it says nothing, nor that caddy-l4's
+// http takes for a request what inspect does not: raw, it and those behind it would pass all
+// routes with http_request.
 func (s *matcherSet) reads(in *inspection) bool {
 	return slices.ContainsFunc(s.matchers, func(m namedMatcher) bool {
-		if m.request != nil || m.name == "not" {
+		if m.request != nil || m.name == "not" || m.name == "http" {
 			return false
 		}
 		matched, err := m.set.Match(fork(in.parent, in.conn, nil))

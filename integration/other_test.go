@@ -265,6 +265,40 @@ func TestOtherReachesWhoHasReadIt(t *testing.T) {
 	}
 }
 
+// TestOtherIsNotForTheStockHTTPMatcher: caddy-l4's http takes methods of any length. That
+// brings no stream which inspect cannot read to a server of HTTP, past the other routes.
+func TestOtherIsNotForTheStockHTTPMatcher(t *testing.T) {
+	address, a, secret := freeAddress(t), startGo(t), startGo(t)
+	start(t, layer4Caddyfile(address, `
+		@secret http_request path /secret/*
+		route @secret {
+			relay `+secret.Addr()+`
+		}
+		@site http host a.example
+		route @site {
+			relay `+a.Addr()+`
+		}
+	`))
+	for _, opening := range otherOpenings {
+		for _, piece := range pieces {
+			conn := dial(t, address)
+			send(t, conn, opening.bytes+head("GET /secret/behind HTTP/1.1", "Host: a.example"), piece.size)
+			_ = conn.CloseWrite()
+			_, _ = io.ReadAll(conn)
+			conn.Close()
+		}
+		if seen := append(a.Seen(t), secret.Seen(t)...); len(seen) > 0 {
+			t.Errorf("%s: the servers saw %q", opening.name, seen)
+		}
+	}
+	if resp, _ := roundTrip(t, dial(t, address), head("GET / HTTP/1.1", "Host: a.example"), 1<<20); resp.StatusCode != http.StatusOK {
+		t.Errorf("a request: got %s", resp.Status)
+	}
+	if got := complete(a.Seen(t)); len(got) != 1 {
+		t.Errorf("a request: the server saw %q", got)
+	}
+}
+
 // recordedConn keeps the first bytes that are written to it.
 type recordedConn struct {
 	net.Conn
