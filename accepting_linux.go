@@ -121,25 +121,38 @@ func (w *acceptWatch) look() {
 			w.logger.Debug("watching that listeners go on accepting", zap.Int("listeners", len(w.sockets)))
 		}
 	}
-	w.sockets = slices.DeleteFunc(w.sockets, func(s *watchedSocket) bool {
-		if !s.closed() {
-			return false
-		}
-		s.close()
-		if runs && s.server == nil {
-			w.logger.Error("an HTTP server whose listener wrapper is layer4 has closed its listener, as it does when it had stopped accepting for want of descriptors; reload the configuration, with --force if it has not changed",
-				zap.String("address", s.address))
-		}
-		return true
-	})
+	lost := w.forget()
 	if !runs {
 		return
+	}
+	for _, address := range lost {
+		w.logger.Error("an HTTP server whose listener wrapper is layer4 has closed its listener, as it does when it had stopped accepting for want of descriptors; reload the configuration, with --force if it has not changed",
+			zap.String("address", address))
 	}
 	for _, s := range w.sockets {
 		if s.server != nil && s.own == nil && s.stops() {
 			w.takeOver(s)
 		}
 	}
+}
+
+// forget lets go of the sockets that their owners have closed. It returns at which addresses
+// an HTTP server with a wrapper has none any more: while a configuration is replaced, the one
+// before it has a socket of its own there, which it may close late (shutdown_delay).
+func (w *acceptWatch) forget() (lost []string) {
+	w.sockets = slices.DeleteFunc(w.sockets, func(s *watchedSocket) bool {
+		if !s.closed() {
+			return false
+		}
+		s.close()
+		if s.server == nil {
+			lost = append(lost, s.address)
+		}
+		return true
+	})
+	return slices.DeleteFunc(lost, func(address string) bool {
+		return slices.ContainsFunc(w.sockets, func(s *watchedSocket) bool { return s.address == address })
+	})
 }
 
 // closed reports whether the owner of the socket has closed it.

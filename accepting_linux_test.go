@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -135,6 +136,31 @@ func TestTakeOverOfOther(t *testing.T) {
 	if s.own != nil {
 		t.Error("another socket was taken over")
 	}
+}
+
+// TestForgetWhileReplaced: that the configuration before has closed its socket says nothing
+// of the one that is at the same address now.
+func TestForgetWhileReplaced(t *testing.T) {
+	var listeners [2]net.Listener
+	w := new(acceptWatch)
+	for i := range listeners {
+		var s *watchedSocket
+		listeners[i], s = unattended(t, "tcp", "127.0.0.1:0")
+		s.server, s.address = nil, "tcp/127.0.0.1:80"
+		w.sockets = append(w.sockets, s)
+	}
+	check := func(what string, want ...string) {
+		t.Helper()
+		if got := w.forget(); !slices.Equal(got, want) {
+			t.Errorf("%s: lost %q, want %q", what, got, want)
+		}
+	}
+	check("both are open")
+	listeners[0].Close()
+	check("one is left")
+	listeners[1].Close()
+	check("none is left", "tcp/127.0.0.1:80")
+	check("later")
 }
 
 // TestFindListeners: the sockets are found in whatever form their address is written.
