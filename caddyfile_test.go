@@ -122,7 +122,7 @@ func TestMistakesInCaddyfiles(t *testing.T) {
 // TestHandlersInSites checks that a handler of layer4 among the directives of a site says
 // where it belongs.
 func TestHandlersInSites(t *testing.T) {
-	for _, name := range []string{"inspect", "http_app", "relay", "rewrite_head"} {
+	for _, name := range []string{"inspect", "http_app", "http_respond", "relay", "rewrite_head"} {
 		want := fmt.Sprintf("%s is a handler of layer4, not a directive of sites: it belongs in a route of the global option layer4, as in '{ layer4 { :8080 { route { %[1]s … } } } }', or of a listener wrapper, as in '{ servers { listener_wrappers { layer4 { route { %[1]s … } } } } }', at Caddyfile:", name)
 		for place, config := range map[string]string{
 			"site":      "http://a {\n" + name + " {\n route {\n http_app\n }\n}\n}\n",

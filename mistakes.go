@@ -18,7 +18,7 @@ import (
 // instead. They are looked for before it reads the same tokens.
 
 func init() {
-	for _, name := range []string{"inspect", "http_app", "relay", "rewrite_head"} {
+	for _, name := range []string{"inspect", "http_app", "http_respond", "relay", "rewrite_head"} {
 		refuseInSites(name)
 	}
 }
