@@ -197,20 +197,22 @@ func unixPath(host string) string {
 }
 
 // listenHost returns the host on which Go listens for a host as configured. "::" is all
-// of IPv6, and of IPv4 what 0.0.0.0 and single addresses leave.
+// of IPv6, and of IPv4 what 0.0.0.0 and single addresses leave: without tcp4 or udp4, Go
+// listens so for 0.0.0.0 too.
 func listenHost(network, host string) string {
-	four := strings.HasSuffix(network, "4")
+	ip, err := netip.ParseAddr(host)
+	unspecified := host == "" || err == nil && ip.Unmap().IsUnspecified()
 	switch {
-	case host == "" && four:
+	case unspecified && strings.HasSuffix(network, "4"):
 		return "0.0.0.0"
-	case host == "":
+	case unspecified:
 		return "::"
 	case strings.EqualFold(host, "localhost") && strings.HasSuffix(network, "6"):
 		return "::1"
 	case strings.EqualFold(host, "localhost"):
 		return "127.0.0.1"
 	}
-	if ip, err := netip.ParseAddr(host); err == nil {
+	if err == nil {
 		return ip.Unmap().String()
 	}
 	return strings.ToLower(host)
@@ -246,7 +248,7 @@ func listensFor(l, to caddy.NetworkAddress) bool {
 	if err != nil || !ip.IsLoopback() && !ip.IsUnspecified() {
 		return false
 	}
-	return own == "::" || own == "0.0.0.0" && ip.Is4() || ip.IsUnspecified() && isLoopback(own)
+	return own == "::" || own == "0.0.0.0" && (ip.Is4() || ip.IsUnspecified()) || ip.IsUnspecified() && isLoopback(own)
 }
 
 func isLoopback(host string) bool {
