@@ -1,9 +1,10 @@
-// Package examples tests the Caddyfiles in this folder: each is formatted, adapts,
-// validates and runs, and does what its first lines say.
+// Package examples tests the Caddyfiles in this folder and those below: each is formatted,
+// adapts, validates and runs, and does what its first lines say.
 package examples
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -15,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +31,7 @@ import (
 	"go.uber.org/goleak"
 
 	_ "github.com/streamprox/caddy-streamprox"
+	_ "github.com/streamprox/caddy-streamprox/examples/protocol"
 )
 
 // patience bounds every wait for something that should happen soon.
@@ -41,6 +44,7 @@ var examples = map[string]func(*testing.T){
 	"echo.caddyfile":      testEcho,
 	"https.caddyfile":     testHTTPS,
 	"demo/demo.caddyfile": nil, // tested in its folder, with the servers behind it
+	"protocol/Caddyfile":  testProtocol,
 }
 
 func TestMain(m *testing.M) {
@@ -68,7 +72,7 @@ func TestMain(m *testing.M) {
 func TestExamples(t *testing.T) {
 	found := make(map[string]bool)
 	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
-		if err == nil && filepath.Ext(path) == ".caddyfile" {
+		if err == nil && (filepath.Ext(path) == ".caddyfile" || filepath.Base(path) == "Caddyfile") {
 			found[filepath.ToSlash(path)] = true
 		}
 		return err
@@ -101,7 +105,12 @@ func testWritten(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if command := "--config examples/" + path + " --adapter caddyfile"; !strings.Contains(string(source), command) {
+	inFolder := filepath.Base(path) == "Caddyfile" // caddy knows its format by that name
+	command := "--config examples/" + path
+	if !inFolder {
+		command += " --adapter caddyfile"
+	}
+	if !strings.Contains(string(source), command) {
 		t.Errorf("the first lines do not say how to run it: %s", command)
 	}
 	if formatted := caddyfile.Format(source); string(formatted) != string(source) {
@@ -109,6 +118,38 @@ func testWritten(t *testing.T, path string) {
 	}
 	if err := caddy.Validate(adapt(t, path)); err != nil {
 		t.Errorf("validating: %v", err)
+	}
+	if inFolder {
+		testJSON(t, path, source)
+	}
+}
+
+// testJSON tests that caddy.json beside a Caddyfile is what that one means where its
+// placeholders are not set.
+func testJSON(t *testing.T, path string, source []byte) {
+	for _, name := range regexp.MustCompile(`\{\$(\w+)`).FindAllSubmatch(source, -1) {
+		if value, set := os.LookupEnv(string(name[1])); set {
+			os.Unsetenv(string(name[1]))
+			defer os.Setenv(string(name[1]), value)
+		}
+	}
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(source, map[string]any{"filename": path})
+	if err != nil {
+		t.Fatalf("adapting: %v", err)
+	}
+	var want bytes.Buffer
+	if err := json.Indent(&want, adapted, "", "\t"); err != nil {
+		t.Fatal(err)
+	}
+	want.WriteByte('\n')
+	file := filepath.Join(filepath.Dir(path), "caddy.json")
+	if os.Getenv("STREAMPROX_WRITE_JSON") != "" {
+		if err := os.WriteFile(file, want.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want.Bytes()) {
+		t.Errorf("%s is not what the Caddyfile means (%v); run 'STREAMPROX_WRITE_JSON=1 go test ./examples'", file, err)
 	}
 }
 
