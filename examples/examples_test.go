@@ -39,12 +39,12 @@ const patience = 20 * time.Second
 
 // examples are the Caddyfiles and the tests that do what their first lines say.
 var examples = map[string]func(*testing.T){
-	"port.caddyfile":      testPort,
-	"wrapper.caddyfile":   testWrapper,
-	"echo.caddyfile":      testEcho,
-	"https.caddyfile":     testHTTPS,
-	"demo/demo.caddyfile": nil, // tested in its folder, with the servers behind it
-	"protocol/Caddyfile":  testProtocol,
+	"port.caddyfile":        testPort,
+	"wrapper.caddyfile":     testWrapper,
+	"https.caddyfile":       testHTTPS,
+	"demo/demo.caddyfile":   nil, // tested in its folder, with the servers behind it
+	"protocol/Caddyfile":    testProtocol,
+	"remote-echo/Caddyfile": testEcho,
 }
 
 func TestMain(m *testing.M) {
@@ -209,7 +209,7 @@ func testEcho(t *testing.T) {
 
 	t.Run("stand-in", func(t *testing.T) {
 		t.Setenv("ECHO", "127.0.0.1:"+echoPort)
-		run(t, "echo.caddyfile")
+		run(t, "remote-echo/Caddyfile")
 		client, local := newClient(t)
 		for _, test := range []struct {
 			url    string
@@ -235,7 +235,7 @@ func testEcho(t *testing.T) {
 	t.Run("WebSocket", func(t *testing.T) {
 		address := webSocketEcho(t, "echo.example.org")
 		t.Setenv("ECHO", address)
-		run(t, "echo.caddyfile")
+		run(t, "remote-echo/Caddyfile")
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		options := &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {"http://127.0.0.1:" + port}}}
