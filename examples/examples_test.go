@@ -43,6 +43,7 @@ var examples = map[string]func(*testing.T){
 	"wrapper.caddyfile":     testWrapper,
 	"https.caddyfile":       testHTTPS,
 	"demo/demo.caddyfile":   nil, // tested in its folder, with the servers behind it
+	"portforward/Caddyfile": testPortForward,
 	"protocol/Caddyfile":    testProtocol,
 	"remote-echo/Caddyfile": testEcho,
 }
@@ -402,8 +403,8 @@ func newClient(t *testing.T) (*http.Client, *string) {
 
 // answer is what the tests look at in a response.
 type answer struct {
-	status                 int
-	body, location, altSvc string
+	status                        int
+	body, location, altSvc, proto string
 }
 
 func get(t *testing.T, client *http.Client, url string) answer {
@@ -421,7 +422,7 @@ func get(t *testing.T, client *http.Client, url string) answer {
 	if err != nil {
 		t.Fatalf("%s: %v", url, err)
 	}
-	return answer{resp.StatusCode, string(body), resp.Header.Get("Location"), resp.Header.Get("Alt-Svc")}
+	return answer{resp.StatusCode, string(body), resp.Header.Get("Location"), resp.Header.Get("Alt-Svc"), resp.Header.Get("X-Protocol")}
 }
 
 // greeter is a server that greets each client as sshd does, until the test ends. It
