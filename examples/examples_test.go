@@ -43,6 +43,7 @@ var examples = map[string]func(*testing.T){
 	"wrapper.caddyfile":     testWrapper,
 	"https.caddyfile":       testHTTPS,
 	"demo/demo.caddyfile":   nil, // tested in its folder, with the servers behind it
+	"example4/Caddyfile":    testExample4,
 	"portforward/Caddyfile": testPortForward,
 	"protocol/Caddyfile":    testProtocol,
 	"remote-echo/Caddyfile": testEcho,
