@@ -39,14 +39,15 @@ const patience = 20 * time.Second
 
 // examples are the Caddyfiles and the tests that do what their first lines say.
 var examples = map[string]func(*testing.T){
-	"port.caddyfile":        testPort,
-	"wrapper.caddyfile":     testWrapper,
-	"https.caddyfile":       testHTTPS,
-	"demo/demo.caddyfile":   nil, // tested in its folder, with the servers behind it
-	"example4/Caddyfile":    testExample4,
-	"portforward/Caddyfile": testPortForward,
-	"protocol/Caddyfile":    testProtocol,
-	"remote-echo/Caddyfile": testEcho,
+	"port.caddyfile":           testPort,
+	"wrapper.caddyfile":        testWrapper,
+	"https.caddyfile":          testHTTPS,
+	"demo/demo.caddyfile":      nil, // tested in its folder, with the servers behind it
+	"example4/Caddyfile":       testExample4,
+	"existing-sites/Caddyfile": testExistingSites,
+	"portforward/Caddyfile":    testPortForward,
+	"protocol/Caddyfile":       testProtocol,
+	"remote-echo/Caddyfile":    testEcho,
 }
 
 func TestMain(m *testing.M) {
