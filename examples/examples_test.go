@@ -39,15 +39,17 @@ const patience = 20 * time.Second
 
 // examples are the Caddyfiles and the tests that do what their first lines say.
 var examples = map[string]func(*testing.T){
-	"port.caddyfile":           testPort,
-	"wrapper.caddyfile":        testWrapper,
-	"https.caddyfile":          testHTTPS,
-	"demo/demo.caddyfile":      nil, // tested in its folder, with the servers behind it
-	"example4/Caddyfile":       testExample4,
-	"existing-sites/Caddyfile": testExistingSites,
-	"portforward/Caddyfile":    testPortForward,
-	"protocol/Caddyfile":       testProtocol,
-	"remote-echo/Caddyfile":    testEcho,
+	"port.caddyfile":               testPort,
+	"wrapper.caddyfile":            testWrapper,
+	"https.caddyfile":              testHTTPS,
+	"demo/demo.caddyfile":          nil, // tested in its folder, with the servers behind it
+	"everything/Caddyfile":         testEverything,
+	"everything/wrapper/Caddyfile": testEverythingWrapper,
+	"example4/Caddyfile":           testExample4,
+	"existing-sites/Caddyfile":     testExistingSites,
+	"portforward/Caddyfile":        testPortForward,
+	"protocol/Caddyfile":           testProtocol,
+	"remote-echo/Caddyfile":        testEcho,
 }
 
 func TestMain(m *testing.M) {
@@ -236,7 +238,7 @@ func testEcho(t *testing.T) {
 	})
 
 	t.Run("WebSocket", func(t *testing.T) {
-		address := webSocketEcho(t, "echo.example.org")
+		address := webSocketEcho(t, "echo.example.org", "http://echo.example.org")
 		t.Setenv("ECHO", address)
 		run(t, "remote-echo/Caddyfile")
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -275,11 +277,11 @@ func testEcho(t *testing.T) {
 
 // webSocketEcho is a WebSocket server that answers only to its own Host and Origin,
 // until the test ends. It says what it was asked for and returns each message.
-func webSocketEcho(t *testing.T, host string) (address string) {
+func webSocketEcho(t *testing.T, host, origin string) (address string) {
 	t.Helper()
 	var serving sync.WaitGroup
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Host != host || r.Header.Get("Origin") != "http://"+host {
+		if r.Host != host || r.Header.Get("Origin") != origin {
 			http.Error(w, "another Host or Origin", http.StatusForbidden)
 			return
 		}
