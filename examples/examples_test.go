@@ -43,6 +43,7 @@ var examples = map[string]func(*testing.T){
 	"wrapper.caddyfile":            testWrapper,
 	"https.caddyfile":              testHTTPS,
 	"demo/demo.caddyfile":          nil, // tested in its folder, with the servers behind it
+	"autobahn/Caddyfile":           testAutobahn,
 	"everything/Caddyfile":         testEverything,
 	"everything/wrapper/Caddyfile": testEverythingWrapper,
 	"example4/Caddyfile":           testExample4,
@@ -50,6 +51,7 @@ var examples = map[string]func(*testing.T){
 	"portforward/Caddyfile":        testPortForward,
 	"protocol/Caddyfile":           testProtocol,
 	"remote-echo/Caddyfile":        testEcho,
+	"txws/Caddyfile":               testTxWS,
 }
 
 func TestMain(m *testing.M) {
