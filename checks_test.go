@@ -174,20 +174,37 @@ func (*foreignHandler) Handle(*layer4.Connection, layer4.Handler) error { return
 
 // TestExamplesLoadWithoutWarnings checks that what the examples do is what is advised.
 func TestExamplesLoadWithoutWarnings(t *testing.T) {
-	files, _ := filepath.Glob("examples/*.caddyfile")
-	more, _ := filepath.Glob("examples/*/*.caddyfile")
-	if files = append(files, more...); len(files) < 5 {
+	var files []string
+	for _, pattern := range []string{"examples/*.caddyfile", "examples/*/*.caddyfile", "examples/*/Caddyfile"} {
+		found, _ := filepath.Glob(pattern)
+		files = append(files, found...)
+	}
+	if len(files) < 10 {
 		t.Fatalf("found only %q", files)
 	}
 	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			config, err := os.ReadFile(file)
+		t.Run(file, func(t *testing.T) {
+			raw, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			warnings, err := loadCaddyfile(t, string(config))
+			config := string(raw)
+			var want []warned
+			switch filepath.Base(filepath.Dir(file)) {
+			case "protocol":
+				t.Skip("it has a handler of its own")
+			case "existing-sites":
+				sites, err := os.ReadFile(filepath.Join(filepath.Dir(file), "sites.conf"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				config = strings.Replace(config, "import sites.conf", string(sites), 1)
+			case "everything": // its site is to have HTTP/2
+				want = []warned{{"srv0", "0/inspect/1", "a connection of HTTP/2 carries many requests"}}
+			}
+			warnings, err := loadCaddyfile(t, config)
 			checkError(t, err, "")
-			checkWarned(t, warnings, nil)
+			checkWarned(t, warnings, want)
 		})
 	}
 }
@@ -431,6 +448,8 @@ func TestRedirectsOfAutomaticHTTPS(t *testing.T) {
 	const (
 		layer4  = "layer4 {\n :80 {\n route {\n echo\n }\n }\n }\n"
 		wrapper = "servers {\n protocols h1\n listener_wrappers {\n layer4 {\n route {\n inspect {\n route {\n http_app\n }\n }\n }\n }\n }\n }\n"
+		both    = "layer4 {\n :80 :443 {\n route {\n http_app web\n }\n }\n }\n"
+		http3   = "example.com {\n bind 0.0.0.0 {\n protocols h3\n }\n bind streamprox/web {\n protocols h1 h2\n }\n respond hello\n}\n"
 		want    = "layer4 server srv0 and HTTP server remaining_auto_https_redirects both listen on :80: the system would split clients between them at random; it holds the redirects of automatic HTTPS: turn them off with 'auto_https disable_redirects', or add 'bind streamprox/<name>' to the sites"
 	)
 	tests := []struct{ name, config, want string }{
@@ -438,8 +457,9 @@ func TestRedirectsOfAutomaticHTTPS(t *testing.T) {
 		{"redirects off", "{\n auto_https disable_redirects\n" + layer4 + wrapper + "}\nexample.com {\n respond hello\n}\n", ""},
 		{"another HTTP port", "{\n http_port 8080\n" + layer4 + wrapper + "}\nexample.com {\n respond hello\n}\n", ""},
 		{"site bound to one address", "{\n" + layer4 + wrapper + "}\nexample.com {\n bind 127.0.0.1\n respond hello\n}\n", ""},
-		{"both ports behind layer4", "{\n layer4 {\n :80 :443 {\n route {\n http_app web\n }\n }\n }\n}\nexample.com {\n bind streamprox/web\n respond hello\n}\n", ""},
-		{"both ports behind layer4, and HTTP/3", "{\n layer4 {\n :80 0.0.0.0:443 {\n route {\n http_app web\n }\n }\n }\n}\nexample.com {\n bind 0.0.0.0 {\n protocols h3\n }\n bind streamprox/web {\n protocols h1 h2\n }\n respond hello\n}\n", ""},
+		{"both ports behind layer4", "{\n" + both + "}\nexample.com {\n bind streamprox/web\n respond hello\n}\n", ""},
+		{"both ports behind layer4, and HTTP/3", "{\n" + both + "}\n" + http3, "layer4 server srv0 and HTTP server remaining_auto_https_redirects both listen on 0.0.0.0:80 (also written :80)"},
+		{"both ports behind layer4, and HTTP/3, redirects off", "{\n auto_https disable_redirects\n" + both + "}\n" + http3 + "http://example.com {\n bind streamprox/web\n redir https://{host}{uri}\n}\n", ""},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
