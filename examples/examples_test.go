@@ -51,6 +51,7 @@ var examples = map[string]func(*testing.T){
 	"portforward/Caddyfile":        testPortForward,
 	"protocol/Caddyfile":           testProtocol,
 	"remote-echo/Caddyfile":        testEcho,
+	"ssh/Caddyfile":                testSSH,
 	"twisted-proxy/Caddyfile":      testTwistedProxy,
 	"txws/Caddyfile":               testTxWS,
 }

@@ -15,11 +15,13 @@ import (
 // tests must run.
 func tool(t *testing.T, name, debianPackage string) string {
 	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		missing(t, name, debianPackage)
+	for _, file := range []string{name, "/usr/sbin/" + name} { // where Debian has its servers
+		if path, err := exec.LookPath(file); err == nil {
+			return path
+		}
 	}
-	return path
+	missing(t, name, debianPackage)
+	return ""
 }
 
 // missing skips a test that needs a program of the given Debian package, or fails where
