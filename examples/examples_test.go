@@ -44,6 +44,7 @@ var examples = map[string]func(*testing.T){
 	"https.caddyfile":              testHTTPS,
 	"demo/demo.caddyfile":          nil, // tested in its folder, with the servers behind it
 	"autobahn/Caddyfile":           testAutobahn,
+	"events/Caddyfile":             testEvents,
 	"everything/Caddyfile":         testEverything,
 	"everything/wrapper/Caddyfile": testEverythingWrapper,
 	"example4/Caddyfile":           testExample4,

@@ -23,20 +23,21 @@ func python(t *testing.T, module, debianPackage string) string {
 }
 
 // pythonServer runs examples/<folder>/server.py until the test ends, and returns its
-// address.
-func pythonServer(t *testing.T, folder, module, debianPackage string) (address string) {
+// address and what it writes.
+func pythonServer(t *testing.T, folder, module, debianPackage string) (address string, log *output) {
 	t.Helper()
 	interpreter, port := python(t, module, debianPackage), freePort(t)
-	program(t, exec.Command(interpreter, "-B", folder+"/server.py", port))
+	log = program(t, exec.Command(interpreter, "-B", folder+"/server.py", port))
 	answers(t, "127.0.0.1:"+port)
-	return "127.0.0.1:" + port
+	return "127.0.0.1:" + port, log
 }
 
 func testAutobahn(t *testing.T) {
 	chromium := browsertest.Find(t)
 	port := freePort(t)
 	t.Setenv("PORT", port)
-	t.Setenv("AUTOBAHN", pythonServer(t, "autobahn", "autobahn.twisted", "python3-autobahn"))
+	address, _ := pythonServer(t, "autobahn", "autobahn.twisted", "python3-autobahn")
+	t.Setenv("AUTOBAHN", address)
 	t.Setenv("SITE", "autobahn/site")
 	run(t, "autobahn/Caddyfile")
 
@@ -74,7 +75,8 @@ func testTxWS(t *testing.T) {
 	chromium := browsertest.Find(t)
 	port := freePort(t)
 	t.Setenv("PORT", port)
-	t.Setenv("TXWS", pythonServer(t, "txws", "txws", "python3-txws"))
+	address, _ := pythonServer(t, "txws", "txws", "python3-txws")
+	t.Setenv("TXWS", address)
 	t.Setenv("SITE", "txws/site")
 	run(t, "txws/Caddyfile")
 

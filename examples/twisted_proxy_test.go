@@ -14,7 +14,7 @@ import (
 )
 
 func testTwistedProxy(t *testing.T) {
-	twisted := pythonServer(t, "twisted-proxy", "twisted.web.proxy", "python3-twisted")
+	twisted, _ := pythonServer(t, "twisted-proxy", "twisted.web.proxy", "python3-twisted")
 	port, appPort := freePort(t), freePort(t)
 	t.Setenv("PORT", port)
 	t.Setenv("APP_PORT", appPort)
