@@ -49,6 +49,7 @@ var examples = map[string]func(*testing.T){
 	"everything/wrapper/Caddyfile": testEverythingWrapper,
 	"example4/Caddyfile":           testExample4,
 	"existing-sites/Caddyfile":     testExistingSites,
+	"mqtt/Caddyfile":               testMQTT,
 	"portforward/Caddyfile":        testPortForward,
 	"protocol/Caddyfile":           testProtocol,
 	"remote-echo/Caddyfile":        testEcho,
