@@ -52,6 +52,7 @@ var examples = map[string]func(*testing.T){
 	"mqtt/Caddyfile":               testMQTT,
 	"portforward/Caddyfile":        testPortForward,
 	"protocol/Caddyfile":           testProtocol,
+	"proxy-protocol/Caddyfile":     testProxyProtocol,
 	"remote-echo/Caddyfile":        testEcho,
 	"ssh/Caddyfile":                testSSH,
 	"twisted-proxy/Caddyfile":      testTwistedProxy,
