@@ -311,9 +311,10 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	remote := cx.RemoteAddr()
 	var ended sync.WaitGroup
 	ended.Add(1)
+	free := sync.OnceFunc(to.release)
 	done := func(account relay.Account) {
 		leave()
-		to.release()
+		free()
 		if request != nil {
 			h.logResponse(remote, to.address, account)
 		}
@@ -322,7 +323,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	}
 	var detached bool
 	if request != nil {
-		detached = h.exchange(in, *request, relayable(client), conn, watch.pending, group, release, done)
+		detached = h.exchange(in, *request, relayable(client), conn, watch.pending, group, release, free, done)
 	} else {
 		detached = h.engine.Start(&relay.Stream{
 			Client:           relayable(client),
@@ -370,7 +371,7 @@ func (h *Relay) forwarded(in *inspection) (httphead.Forwarded, error) {
 var errConnectContent = errors.New("CONNECT with content")
 
 // exchange carries out one request, of which pending has been received.
-func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, upstream net.Conn, pending []byte, group *relay.Registry, registered func(), done func(relay.Account)) (detached bool) {
+func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, upstream net.Conn, pending []byte, group *relay.Registry, registered, answered func(), done func(relay.Account)) (detached bool) {
 	head := in.method() == http.MethodHead
 	x := relay.Exchange{
 		Client:                client,
@@ -387,6 +388,7 @@ func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, ups
 		Group:                 group,
 		Tunnels:               h.engine,
 		Registered:            registered,
+		Answered:              answered,
 		Done:                  done,
 	}
 	in.head.ResetBody(&x.Body)

@@ -801,3 +801,27 @@ func TestRelayEndsThroughWrappers(t *testing.T) {
 		})
 	}
 }
+
+// TestAnsweredRequestsDoNotCount: a request that has been answered leaves its place under
+// max_connections to the next one, also while its upstream, which keeps its connection
+// open, is waited for.
+func TestAnsweredRequestsDoNotCount(t *testing.T) {
+	up := backend(t, func(conn net.Conn) {
+		for r := bufio.NewReader(conn); ; {
+			if _, err := http.ReadRequest(r); err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+	})
+	address := freeAddress(t)
+	start(t, layer4Caddyfile(address, "route {\nrelay {\nupstream "+up+" {\nmax_connections 1\n}\n}\n}"))
+	for range 5 {
+		conn := dial(t, address)
+		send(t, conn, head("GET / HTTP/1.1", "Host: a.example"), 1<<20)
+		got, err := io.ReadAll(conn)
+		if !strings.HasPrefix(string(got), "HTTP/1.1 200 ") || err != nil {
+			t.Errorf("got %q, error %v, want 200", got, err)
+		}
+	}
+}

@@ -53,6 +53,11 @@ type Exchange struct {
 	// Registered is called when the exchange is registered. May be nil.
 	Registered func()
 
+	// Answered is called when the response is delivered: the upstream has nothing to do
+	// any more, though its connection may not be closed yet. May be nil. It is not called
+	// for a tunnel, nor where the upstream's response is not delivered to its end.
+	Answered func()
+
 	// Done is as that of a Stream.
 	Done func(Account)
 }
@@ -522,6 +527,9 @@ func (e *exchange) finish() {
 	complete := e.complete.Load()
 	if !complete {
 		closeWithReset(e.Upstream)
+	}
+	if e.Answered != nil {
+		e.Answered()
 	}
 	if shutWrite(e.Client) != nil {
 		_ = e.Client.Close()

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"weak"
@@ -666,6 +667,43 @@ func TestExchangeClientReadsLate(t *testing.T) {
 			l.over(t, Finished)
 			receives(t, l.client, okSent+body)
 			receivesEnd(t, l.client)
+		})
+	}
+}
+
+// TestExchangeAnswered: when the client has its response, the upstream has nothing to do
+// any more, also while it may still close its connection.
+func TestExchangeAnswered(t *testing.T) {
+	was := upstreamPatience
+	t.Cleanup(func() { upstreamPatience = was })
+	upstreamPatience = time.Hour
+	for _, test := range []struct {
+		name, response string
+		answered       bool
+	}{
+		{"left open", ok + "Content-Length: 2\r\n\r\nok", true},
+		{"no body", "HTTP/1.1 204 No Content\r\n\r\n", true},
+		{"truncated", ok + "Content-Length: 3\r\n\r\nok", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var answered atomic.Int32
+			l := exchanged(t, "tcp", exchangeGet, func(x *Exchange) { x.Answered = func() { answered.Add(1) } })
+			receives(t, l.upstream, getSent)
+			send(t, l.upstream, test.response)
+			if !test.answered {
+				l.upstream.Close()
+			}
+			_, _ = io.Copy(io.Discard, struct{ io.Reader }{l.client})
+			if got := answered.Load() == 1; got != test.answered {
+				t.Errorf("at the end of the response: answered %v, want %v", got, test.answered)
+			}
+			select {
+			case <-l.done:
+				if test.answered {
+					t.Error("done, though the upstream has not closed its connection")
+				}
+			default:
+			}
 		})
 	}
 }
