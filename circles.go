@@ -20,14 +20,14 @@ var circles struct {
 // circle counts a stream between client and upstream if it comes back in, and reports how
 // often it has done so. After end it is forgotten.
 func circle(client, upstream net.Conn) (turns int, end func()) {
-	if !sameAddress(upstream.RemoteAddr(), client.LocalAddr()) {
+	from := client
+	if beneath := socket(client); beneath != nil {
+		from = beneath // its addresses are not those of a PROXY header
+	}
+	if !sameAddress(upstream.RemoteAddr(), from.LocalAddr()) {
 		return 0, func() {}
 	}
 	key := upstream.LocalAddr().String()
-	from := client
-	if beneath := socket(client); beneath != nil {
-		from = beneath // its address is not that of a PROXY header
-	}
 	circles.Lock()
 	defer circles.Unlock()
 	turns = circles.turns[from.RemoteAddr().String()] + 1

@@ -308,10 +308,15 @@ func TestRelayToItself(t *testing.T) {
 		"inspected":      relayCaddyfile(address, "relay "+address),
 		"raw":            "{\n layer4 {\n " + address + " {\n route {\n relay " + address + "\n}\n}\n}\n}",
 		"PROXY protocol": "{\n layer4 {\n " + address + " {\n @p proxy_protocol\n route @p {\n proxy_protocol\n }\n route {\n inspect {\n route {\n relay " + address + " {\n proxy_protocol v2\n }\n}\n}\n}\n}\n}\n}",
+		// Each round has the addresses that the first one had in its header.
+		"believed PROXY protocol": "{\n layer4 {\n " + address + " {\n @p proxy_protocol\n route @p {\n proxy_protocol {\n allow 127.0.0.0/8\n }\n }\n route {\n inspect {\n route {\n relay " + address + " {\n proxy_protocol v2\n }\n}\n}\n}\n}\n}\n}",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, caddyfile)
 			conn := dial(t, address)
+			if strings.HasPrefix(name, "believed") {
+				send(t, conn, "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", 1<<20)
+			}
 			send(t, conn, getRoot, 1<<20)
 			if name == "raw" {
 				if got, err := io.ReadAll(conn); len(got) > 0 || err != nil && !isReset(err) {
