@@ -3,6 +3,7 @@ package streamprox
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 )
 
 // maxHandOvers is how often a connection may be handed to an HTTP server of this process,
@@ -10,22 +11,35 @@ import (
 // whose own listener wrapper leads to another site. More is a circle.
 const maxHandOvers = 8
 
-// circles are the streams that relay has sent to the port that they came in by: how often
-// that was, by the address that the stream comes back from.
+// circles are the streams that relay has sent to a port of this process: how often that
+// was, by the address that the stream comes back from; and the ports that relay's clients
+// have come in by.
 var circles struct {
 	sync.Mutex
 	turns map[string]int
+	ports [1 << 16 / 64]atomic.Uint64 // a bit for each
 }
 
-// circle counts a stream between client and upstream if it comes back in, and reports how
-// often it has done so. After end it is forgotten.
-func circle(client, upstream net.Conn) (turns int, end func()) {
+// circle counts a stream between client and upstream if it may come back in, and reports
+// how often it has been sent so. After end it is forgotten. A port of this process is one
+// that clients of relay have come in by: in a circle of several, all are known after the
+// first round. same says that it is the port that this client has come in by.
+func circle(client, upstream net.Conn) (turns int, same bool, end func()) {
+	to, ok := upstream.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return 0, false, func() {}
+	}
 	from := client
 	if beneath := socket(client); beneath != nil {
 		from = beneath // its addresses are not those of a PROXY header
 	}
-	if !sameAddress(upstream.RemoteAddr(), from.LocalAddr()) {
-		return 0, func() {}
+	if in, ok := from.LocalAddr().(*net.TCPAddr); ok {
+		circles.ports[uint16(in.Port)/64].Or(1 << (in.Port % 64))
+	}
+	known := circles.ports[uint16(to.Port)/64].Load()&(1<<(to.Port%64)) != 0
+	same = sameAddress(to, from.LocalAddr())
+	if !same && !(known && onThisMachine(upstream)) {
+		return 0, false, func() {}
 	}
 	key := upstream.LocalAddr().String()
 	circles.Lock()
@@ -35,11 +49,21 @@ func circle(client, upstream net.Conn) (turns int, end func()) {
 		circles.turns = make(map[string]int)
 	}
 	circles.turns[key] = turns
-	return turns, func() {
+	return turns, same, func() {
 		circles.Lock()
 		defer circles.Unlock()
 		delete(circles.turns, key)
 	}
+}
+
+// onThisMachine reports whether both ends of a TCP connection are.
+func onThisMachine(conn net.Conn) bool {
+	from, ok := conn.LocalAddr().(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	to, ok := conn.RemoteAddr().(*net.TCPAddr)
+	return ok && (from.IP.Equal(to.IP) || from.IP.IsLoopback() && to.IP.IsLoopback())
 }
 
 // sameAddress reports whether two TCP addresses are one.

@@ -285,9 +285,12 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		return nil
 	}
 
-	turns, leave := circle(client, conn)
-	if turns > 0 {
+	turns, same, leave := circle(client, conn)
+	switch {
+	case same:
 		h.failures.log(h.logger.Warn, failureKind{"relay leads back to the port that its client has come in by", to.address, ""})
+	case turns > maxHandOvers:
+		h.failures.log(h.logger.Warn, failureKind{"relays of this process lead to each other in a circle", to.address, ""})
 	}
 	if turns > maxHandOvers {
 		leave()

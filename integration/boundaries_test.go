@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
@@ -328,4 +329,55 @@ func TestRelayToItself(t *testing.T) {
 			s.logs.expect(t, map[string]any{"msg": "relay leads back to the port that its client has come in by", "upstream": address})
 		})
 	}
+}
+
+// Relays of one process that lead to each other end as soon: one request would take all
+// descriptors. A chain of them is none.
+func TestRelaysToEachOther(t *testing.T) {
+	addresses := []string{freeAddress(t), freeAddress(t), freeAddress(t)}
+	ring := func(last string, route func(to string) string) string {
+		var servers strings.Builder
+		for i, address := range addresses {
+			to := last
+			if i+1 < len(addresses) {
+				to = addresses[i+1]
+			}
+			servers.WriteString(address + " {\n route {\n " + route(to) + "\n}\n}\n")
+		}
+		return "{\n layer4 {\n " + servers.String() + "}\n}"
+	}
+	raw := func(to string) string { return "relay " + to }
+	inspected := func(to string) string { return "inspect {\n route {\n relay " + to + "\n}\n}" }
+
+	t.Run("inspected", func(t *testing.T) {
+		s := start(t, ring(addresses[0], inspected))
+		conn := dial(t, addresses[0])
+		send(t, conn, getRoot, 1<<20)
+		if resp, _ := roundTrip(t, conn, "", 1); resp.StatusCode != 508 {
+			t.Errorf("got %s, want 508", resp.Status)
+		}
+		s.logs.expect(t, map[string]any{"msg": "relays of this process lead to each other in a circle"})
+	})
+	t.Run("raw", func(t *testing.T) {
+		s := start(t, ring(addresses[0], raw))
+		conn := dial(t, addresses[0])
+		send(t, conn, getRoot, 1<<20)
+		if got, err := io.ReadAll(conn); len(got) > 0 || err != nil && !isReset(err) {
+			t.Errorf("got %q (%v), want the end", got, err)
+		}
+		s.logs.expect(t, map[string]any{"msg": "relays of this process lead to each other in a circle"})
+	})
+	t.Run("chain", func(t *testing.T) {
+		backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {}))
+		t.Cleanup(backend.Close)
+		start(t, ring(backend.Listener.Addr().String(), inspected))
+		for range 20 {
+			conn := dial(t, addresses[0])
+			send(t, conn, getRoot, 1<<20)
+			if resp, _ := roundTrip(t, conn, "", 1); resp.StatusCode != 200 {
+				t.Errorf("got %s, want 200", resp.Status)
+			}
+			conn.Close()
+		}
+	})
 }
