@@ -33,12 +33,11 @@ func circle(client, upstream net.Conn) (turns int, same bool, end func()) {
 	if beneath := socket(client); beneath != nil {
 		from = beneath // its addresses are not those of a PROXY header
 	}
-	if in, ok := from.LocalAddr().(*net.TCPAddr); ok {
+	if in, ok := from.LocalAddr().(*net.TCPAddr); ok && !isClientPort(in.Port) {
 		circles.ports[uint16(in.Port)/64].Or(1 << (in.Port % 64))
 	}
-	known := circles.ports[uint16(to.Port)/64].Load()&(1<<(to.Port%64)) != 0
 	same = sameAddress(to, from.LocalAddr())
-	if !same && !(known && onThisMachine(upstream)) {
+	if !same && !(isClientPort(to.Port) && onThisMachine(upstream)) {
 		return 0, false, func() {}
 	}
 	key := upstream.LocalAddr().String()
@@ -54,6 +53,11 @@ func circle(client, upstream net.Conn) (turns int, same bool, end func()) {
 		defer circles.Unlock()
 		delete(circles.turns, key)
 	}
+}
+
+// isClientPort reports whether clients of relay have come in by that port.
+func isClientPort(port int) bool {
+	return circles.ports[uint16(port)/64].Load()&(1<<(port%64)) != 0
 }
 
 // onThisMachine reports whether both ends of a TCP connection are.
