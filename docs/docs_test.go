@@ -286,7 +286,7 @@ func (b *block) isBare(name string) bool {
 }
 
 // wholeJSON returns the block as a whole configuration. A fragment is a handler, a route
-// of inspect, a matcher set or a policy of relay.
+// of inspect, a matcher set, a policy of relay, a log or a storage.
 func (b *block) wholeJSON() ([]byte, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(b.text), &fields); err != nil {
@@ -296,6 +296,10 @@ func (b *block) wholeJSON() ([]byte, error) {
 	switch {
 	case fields["apps"] != nil:
 		return []byte(text), nil
+	case fields["module"] != nil:
+		return []byte(`{"storage":` + text + `}`), nil
+	case fields["writer"] != nil:
+		return []byte(`{"logging":{"logs":{"log":` + text + `}}}`), nil
 	case fields["policy"] != nil:
 		text = `{"handler":"relay","upstreams":[{"dial":["127.0.0.1:42001"]}],"load_balancing":{"selection":` + text + `}}`
 		fallthrough
@@ -390,11 +394,57 @@ func TestWrongBlocks(t *testing.T) {
 }
 
 var (
+	messageRow  = regexp.MustCompile("(?m)^\\| (`[^|]+`) \\|")
+	variable    = regexp.MustCompile(` ?… ?|: `) // between the constant parts of a message
+	quoted      = regexp.MustCompile("`([^`]+)`")
 	link        = regexp.MustCompile(`\]\(([^()\s]+)\)`)
 	heading     = regexp.MustCompile("(?m)^#+ +(.+)$")
 	notInAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 	fenced      = regexp.MustCompile("(?ms)^```.*?^```$")
 )
+
+// TestMessages tests that the messages which tables explain are those of the code.
+func TestMessages(t *testing.T) {
+	sources, err := filepath.Glob("../*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var code strings.Builder
+	for _, path := range sources {
+		source, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(path, "_test.go") {
+			code.Write(source)
+		}
+	}
+	found := 0
+	for _, path := range pages(t) {
+		page, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, table := range strings.Split(string(page), "\n\n") {
+			if !strings.HasPrefix(table, "| message |") {
+				continue
+			}
+			for _, row := range messageRow.FindAllStringSubmatch(table, -1) {
+				for _, message := range quoted.FindAllStringSubmatch(row[1], -1) {
+					found++
+					for _, part := range variable.Split(message[1], -1) {
+						if !strings.Contains(code.String(), part) {
+							t.Errorf("%s: no message holds %q", path, part)
+						}
+					}
+				}
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no table of messages")
+	}
+}
 
 // TestLinks tests that each relative link leads to a file, and to a heading in it.
 func TestLinks(t *testing.T) {
