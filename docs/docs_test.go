@@ -264,7 +264,11 @@ func (b *block) config() ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("unknown place %q", in)
 	}
-	source := fmt.Sprintf(wrap, b.text)
+	text := b.text
+	if in == "inspect" {
+		text += unusedMatchers(text)
+	}
+	source := fmt.Sprintf(wrap, text)
 	if !b.isWhole() && strings.Contains(b.text, "http_app web") {
 		source += "\nhttp://:80 {\nbind streamprox/web\n}\n"
 	}
@@ -278,6 +282,26 @@ func (b *block) config() ([]byte, error) {
 		}
 	}
 	return config, nil
+}
+
+var (
+	matcherName = regexp.MustCompile(`(?m)^(@\S+)`)
+	routeNames  = regexp.MustCompile(`(?m)^route (@.*) \{`)
+)
+
+// unusedMatchers returns a route with the matchers of a fragment that none of its routes
+// uses: the adapter would leave them out.
+func unusedMatchers(text string) (route string) {
+	var used []string
+	for _, found := range routeNames.FindAllStringSubmatch(text, -1) {
+		used = append(used, strings.Fields(found[1])...)
+	}
+	for _, name := range matcherName.FindAllString(text, -1) {
+		if !slices.Contains(used, name) {
+			route += fmt.Sprintf("route %s {\nclose\n}\n", name)
+		}
+	}
+	return route
 }
 
 // isBare reports whether the block is a handler of that name and nothing around it.
@@ -365,6 +389,7 @@ func TestWrongBlocks(t *testing.T) {
 		{"unknown directive", page("caddyfile", "http://:42000 {\n\tno_such\n}\n"), "unrecognized directive"},
 		{"unknown option", page("caddyfile", "relay 127.0.0.1:1 {\n\tno_such\n}\n"), "no_such"},
 		{"unknown matcher", page("caddyfile", "@a no_such\nroute @a {\n\tclose\n}\n"), "no_such"},
+		{"unknown option of a matcher without a route", page("caddyfile", "@a http_request {\n\tno_such x\n}\n"), "no_such"},
 		{"not formatted", page("caddyfile", "relay   127.0.0.1:1\n"), "not formatted"},
 		{"refused when provisioned", page("caddyfile", "relay {l4.http.host}\n"), "dial_allow"},
 		{"warning", page("caddyfile", "{\n\tlayer4 {\n\t\t127.0.0.1:42000 {\n\t\t\troute {\n\t\t\t\thttp_app web\n\t\t\t}\n\t\t}\n\t}\n}\n"), "no site is bound"},
