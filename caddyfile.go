@@ -104,10 +104,26 @@ func (h *Inspect) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := layer4.ParseCaddyfileNestedRoutes(rest, &parsed, nil, nil); err != nil {
 		return err
 	}
-	for _, route := range parsed {
-		h.Routes = append(h.Routes, &Route{MatcherSetsRaw: route.MatcherSetsRaw, HandlersRaw: route.HandlersRaw})
+	names := routeNames(routes)
+	for i, route := range parsed {
+		h.Routes = append(h.Routes, &Route{Name: names[i], MatcherSetsRaw: route.MatcherSetsRaw, HandlersRaw: route.HandlersRaw})
 	}
 	return nil
+}
+
+// routeNames returns the name of each route among segments, that of its matchers.
+func routeNames(segments []caddyfile.Segment) []string {
+	var names []string
+	for _, segment := range segments {
+		if d := caddyfile.NewDispenser(segment); d.Next() && d.Val() == "route" {
+			matchers := d.RemainingArgs()
+			for i := range matchers {
+				matchers[i] = strings.TrimPrefix(matchers[i], "@")
+			}
+			names = append(names, strings.Join(matchers, " "))
+		}
+	}
+	return names
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:

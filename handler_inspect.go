@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -116,7 +117,7 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 	for i, route := range h.Routes {
 		if unboundedNot(route.MatcherSetsRaw) {
 			h.logger.Warn("a route matches what is not this request, and so TLS too; add 'inspected http' to its matchers",
-				zap.Int("route", i))
+				zap.String("route", h.routeName(i)))
 		}
 		if err := route.provision(ctx); err != nil {
 			return fmt.Errorf("route %d: %w", i, err)
@@ -371,7 +372,7 @@ func (h *Inspect) logDecision(in *inspection) {
 		zap.Stringer("outcome", in.outcome),
 		zap.Int("read", len(in.data)),
 		zap.Duration("duration", time.Since(in.started)),
-		zap.Int("route", in.route),
+		zap.String("route", h.routeName(in.route)),
 	}
 	if reason := in.head.Err(); reason != nil {
 		fields = append(fields, zap.NamedError("reason", reason))
@@ -380,6 +381,18 @@ func (h *Inspect) logDecision(in *inspection) {
 		fields = append(fields, zap.Error(in.failure))
 	}
 	h.logger.Debug("inspected", fields...)
+}
+
+// routeName returns what the log calls the route of that index, "none" for -1.
+func (h *Inspect) routeName(i int) string {
+	switch {
+	case i < 0:
+		return "none"
+	case h.Routes[i].Name != "":
+		return h.Routes[i].Name
+	default:
+		return strconv.Itoa(i)
+	}
 }
 
 // throttledLog writes a warning at most every ten seconds.

@@ -14,6 +14,10 @@ import (
 // Route is a route of inspect. It has the JSON of a layer4 route, but is evaluated
 // against an inspection: the outcome decides which matcher sets are asked at all.
 type Route struct {
+	// Name is what the log calls the route. Default: its number, from 0. The Caddyfile
+	// takes the names of its matchers: `route @a @b` is called `a b`.
+	Name string `json:"name,omitempty"`
+
 	// Match holds matcher sets, of which one must match: all the matchers of a set
 	// must match. No sets match the outcomes http and tls.
 	MatcherSetsRaw []caddy.ModuleMap `json:"match,omitempty" caddy:"namespace=layer4.matchers"`
