@@ -58,6 +58,19 @@ func TestPage(t *testing.T) {
 			"255",
 		},
 		{
+			"chart: rows with answers",
+			`Array.from(document.querySelectorAll("[data-answers]"), (row) => [row.dataset.answers,
+				Number(row.querySelector(".count").textContent) > 0,
+				parseFloat(row.querySelector(".bytes").textContent) > 0,
+				Array.from(row.querySelectorAll("rect")).some((bar) => Number(bar.getAttribute("height")) > 0)].join(" ")).join("\n")`,
+			"http_app true true true\necho true true true\npictures true true true",
+		},
+		{
+			"answers of http_app",
+			`document.querySelector("[data-answers=http_app] .count").textContent`,
+			"3",
+		},
+		{
 			"commands",
 			`Array.from(document.querySelectorAll(".commands code"), (code) => code.textContent).join("\n")`,
 			strings.ReplaceAll(`nc 127.0.0.1 PORT
@@ -74,6 +87,16 @@ curl -i --path-as-is 'http://127.0.0.1:PORT/..%2f'`, "PORT", strings.TrimPrefix(
 		if err != nil || got != test.want {
 			t.Errorf("%s: got %q, %v, want %q", test.what, got, err, test.want)
 		}
+	}
+	// On a phone nothing is wider than the window either.
+	if err := chromedp.Do(ctx, chromedp.EmulateViewport(400, 900)); err != nil {
+		t.Fatal(err)
+	}
+	wide, err := chromedp.Run(ctx, chromedp.Evaluate[string](`Array.from(document.querySelectorAll("html, .answers, pre"))
+		.filter((element) => element.scrollWidth > element.clientWidth || element.getBoundingClientRect().right > 400)
+		.map((element) => element.id || element.tagName).join(" ")`))
+	if err != nil || wide != "" {
+		t.Errorf("at 400 pixels: wider than there is room: %q, %v", wide, err)
 	}
 	if got := browser.Complaints(); len(got) > 0 {
 		t.Errorf("console: %q", got)

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -41,6 +42,9 @@ type demo struct {
 	address string
 	printed string // up to the last line that says what to try
 	stop    func() // what the end of the test does otherwise
+
+	mu    sync.Mutex
+	lines string // after what was printed, one for each connection
 }
 
 // start runs the demo until the test ends. It checks then that the demo stops when
@@ -75,7 +79,15 @@ func start(t *testing.T, args ...string) *demo {
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
-		_, _ = io.Copy(io.Discard, lines)
+		for {
+			line, err := lines.ReadString('\n')
+			d.mu.Lock()
+			d.lines += line
+			d.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
 	}()
 	d.stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
@@ -139,6 +151,69 @@ func TestSite(t *testing.T) {
 		if !strings.Contains(string(body), test.contains) {
 			t.Errorf("%s: no %q in %q", test.path, test.contains, body)
 		}
+	}
+}
+
+// TestLines checks that the line of each connection names its route.
+func TestLines(t *testing.T) {
+	d := start(t, "-listen", "127.0.0.1:0")
+	for _, test := range []struct{ says, route string }{
+		{"GET /whoami HTTP/1.1\r\nHost: a\r\n\r\n", "site"},
+		{"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n", "echo"},
+		{"GET /pictures HTTP/1.1\r\nHost: a\r\n\r\n", "pictures"},
+		{"EHLO me\n", "tcp"},
+		{"", "tcp"},
+		{"GET /.. HTTP/1.1\r\nHost: a\r\n\r\n", "none"},
+	} {
+		conn := dial(t, d.address)
+		fmt.Fprint(conn, test.says)
+		client, want := fmt.Sprintf("%q", conn.LocalAddr()), fmt.Sprintf(`"route": %q`, test.route)
+		var got string
+		for deadline := time.Now().Add(patience); got == "" && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			d.mu.Lock()
+			for line := range strings.Lines(d.lines) {
+				if strings.Contains(line, client) {
+					got = line
+				}
+			}
+			d.mu.Unlock()
+		}
+		if !strings.Contains(got, want) {
+			t.Errorf("%.20q: got line %q, want %s", test.says, got, want)
+		}
+	}
+}
+
+// TestConfiguration checks that the page shows the configuration that it is served by.
+func TestConfiguration(t *testing.T) {
+	d := start(t, "-listen", "127.0.0.1:0")
+	client := &http.Client{Transport: new(http.Transport), Timeout: patience}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("http://" + d.address + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, shown, _ := strings.Cut(string(body), `aria-labelledby="configuration-title"><code>`)
+	shown, _, _ = strings.Cut(shown, "</code></pre>")
+	shown = regexp.MustCompile(`<[^>]*>`).ReplaceAllString(shown, "")
+	shown = regexp.MustCompile(`127\.0\.0\.1:\d+`).ReplaceAllString(shown, "ADDRESS")
+	if !strings.Contains(string(body), "\t"+d.address+" {") {
+		t.Errorf("the configuration does not name %s", d.address)
+	}
+
+	_, want, _ := strings.Cut(string(caddyfile), "\n\tlayer4 {\n")
+	want, _, _ = strings.Cut(want, "\n\t}\n")
+	want = "layer4 {\n" + want + "\n}"
+	want = regexp.MustCompile(`(?m)^\s*(#.*)?\n`).ReplaceAllString(want, "")
+	want = regexp.MustCompile(`(?m)^\t`).ReplaceAllString(want, "")
+	want = regexp.MustCompile(`\{\$\w+:127\.0\.0\.1:\d+\}`).ReplaceAllString(want, "ADDRESS")
+	if shown != want {
+		t.Errorf("the page shows\n%s\ndemo.caddyfile has\n%s", shown, want)
 	}
 }
 

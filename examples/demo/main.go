@@ -158,7 +158,8 @@ func whatToTry(out io.Writer, address *net.TCPAddr, behind addresses) {
   nobody: what two parsers could read differently is answered with 400
     curl -i --path-as-is 'http://%[1]s/..%%2f'
 
-A line for each connection follows. Ctrl-C ends the demo.
+A line for each connection follows, with what inspect saw and the route that took it.
+Ctrl-C ends the demo.
 
 `, at, host, port, behind.echo, behind.pictures, behind.tcp)
 }

@@ -22,6 +22,47 @@ for (const [name, value] of Object.entries({ here: location.host, host: location
 	for (const element of document.querySelectorAll(`[data-${name}]`)) element.textContent = value;
 }
 
+// The chart: what each destination has answered, second by second.
+const answers = new Map();
+for (const row of document.querySelectorAll("[data-answers]")) {
+	const svg = row.querySelector("svg");
+	const bars = Array.from({ length: 30 }, (_, i) => {
+		const bar = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+		bar.setAttribute("x", 2 * i);
+		bar.setAttribute("width", 1.6);
+		svg.append(bar);
+		return bar;
+	});
+	answers.set(row.dataset.answers, { row, bars, seconds: bars.map(() => 0), count: 0, bytes: 0 });
+}
+function draw({ row, bars, seconds, count, bytes }) {
+	const most = Math.max(...seconds);
+	bars.forEach((bar, i) => {
+		const height = most && (16 * seconds[i]) / most;
+		bar.setAttribute("y", 16 - height);
+		bar.setAttribute("height", height);
+	});
+	row.querySelector(".count").textContent = count;
+	row.querySelector(".bytes").textContent =
+		bytes < 1024 ? `${bytes} B` : bytes < 1 << 20 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / (1 << 20)).toFixed(1)} MiB`;
+}
+function received(destination, bytes) {
+	const chart = answers.get(destination);
+	if (!chart) return;
+	chart.seconds[chart.seconds.length - 1]++;
+	chart.count++;
+	chart.bytes += bytes;
+	draw(chart);
+}
+setInterval(() => {
+	for (const chart of answers.values()) {
+		chart.seconds.push(0);
+		chart.seconds.shift();
+		draw(chart);
+	}
+}, 1000);
+received(document.querySelector("#page").dataset.destination, performance.getEntriesByType("navigation")[0]?.encodedBodySize ?? 0);
+
 // A request to the site.
 const request = card("fetch");
 async function whoami() {
@@ -30,6 +71,7 @@ async function whoami() {
 		const response = await fetch("/whoami");
 		const text = await response.text();
 		if (!response.ok) throw new Error(`status ${response.status}`);
+		received(response.headers.get("X-Destination"), text.length);
 		request.answered({ destination: response.headers.get("X-Destination"), address: JSON.parse(text).address });
 		document.querySelector("#fetch-body").textContent = JSON.stringify(JSON.parse(text), null, 1);
 		request.state("answered");
@@ -58,6 +100,7 @@ function conversation(name, { onopen, onmessage }) {
 		offer("Disconnect", "from");
 		socket.onopen = () => shown.state("open");
 		socket.onmessage = (event) => {
+			received(name, event.data.size ?? event.data.length);
 			if (greeted) return onmessage(event.data);
 			greeted = true;
 			shown.answered(JSON.parse(event.data));
