@@ -128,7 +128,7 @@ const (
 // caddy-l4 (in a listener wrapper) known in the way in which caddy-l4's tls handler
 // makes its own known.
 func setTLSState(cx *layer4.Connection) {
-	conn, ok := cx.Conn.(*tls.Conn)
+	conn, ok := cx.Conn.(withTLS)
 	if !ok || cx.GetVar(layer4.TLSConnectionStatesVarName) != nil {
 		return
 	}
@@ -139,8 +139,14 @@ func setTLSState(cx *layer4.Connection) {
 // tlsTerminated reports whether TLS was terminated on the way to cx, of which conn is
 // the connection beneath.
 func tlsTerminated(cx *layer4.Connection, conn net.Conn) bool {
-	_, ok := conn.(*tls.Conn)
+	_, ok := conn.(withTLS)
 	return ok || tlsState(cx) != nil
+}
+
+// withTLS is a connection whose TLS ends here, as *tls.Conn, or has ended before, as
+// tlsServedConn where a listener wrapper gets it.
+type withTLS interface {
+	ConnectionState() tls.ConnectionState
 }
 
 // tlsState returns the state of the innermost TLS connection that was terminated
@@ -358,6 +364,7 @@ type served interface {
 	net.Conn
 	io.ReaderFrom
 	CloseWrite() error
+	handOvers() int
 	request
 }
 
