@@ -225,7 +225,7 @@ func (h *Inspect) run(in *inspection, next layer4.Handler) error {
 		err := h.dispatch(in, next)
 		switch successor := in.successor; {
 		case successor == nil:
-			if in.later {
+			if in.later && !in.answered {
 				// The response before it may still be on its way. If somebody has taken the
 				// connection this finds it closed.
 				linger(in.conn)
@@ -350,6 +350,7 @@ func (in *inspection) respond(conn net.Conn, r response) {
 		in.hold()
 		defer in.settle()
 	}
+	in.origin.answered = true
 	r.send(conn, in.method() == http.MethodHead)
 }
 

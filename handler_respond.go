@@ -104,6 +104,9 @@ func (h *HTTPRespond) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		h.logger.Debug("request would break its response", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		r = statusOnly(http.StatusBadRequest)
 	}
+	if in.isConnect() && r.status < 300 {
+		r = statusOnly(http.StatusNotImplemented) // the client would take what follows for a tunnel
+	}
 	_, conn := drain(cx)
 	in.respond(conn, r)
 	return nil

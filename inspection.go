@@ -107,7 +107,8 @@ type inspection struct {
 	origin    *inspection
 	successor *inspection
 
-	release func() // what hold began; nil: nothing
+	release  func() // what hold began; nil: nothing
+	answered bool   // here; of the origin
 
 	outer *inspection // that of the same request by an inspect around this one, or nil
 

@@ -134,6 +134,27 @@ func TestHandOversEnd(t *testing.T) {
 	running.Wait()
 }
 
+// TestServedTLS: a connection whose TLS has ended before it was handed over keeps the state
+// of it, and the count of its hand-overs, where it is handed over again.
+func TestServedTLS(t *testing.T) {
+	client, server := net.Pipe()
+	defer client.Close()
+	defer server.Close()
+	state := &tls.ConnectionState{ServerName: "example.com"}
+	conn := tlsServedConn{served: newReplayConn(newReplayConn(server, nil, nil), nil, nil), state: state}
+	cx := layer4.WrapConnection(conn, nil, zap.NewNop())
+	setTLSState(cx)
+	if got := tlsState(cx); got == nil || got.ServerName != "example.com" {
+		t.Errorf("got the TLS state %v, want that of the connection", got)
+	}
+	if !tlsTerminated(layer4.WrapConnection(conn, nil, zap.NewNop()), conn) {
+		t.Error("TLS is forgotten")
+	}
+	if got := handOvers(cx); got != 2 {
+		t.Errorf("got %d hand-overs, want 2", got)
+	}
+}
+
 // TestThrottles: of all wrappers only caddy-l4's throttle is known to hold no bytes.
 func TestThrottles(t *testing.T) {
 	base, other := net.Pipe()

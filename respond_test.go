@@ -2,15 +2,19 @@ package streamprox
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
 	"testing"
 	"testing/iotest"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -200,5 +204,29 @@ func TestHTTPRespondWithoutInspect(t *testing.T) {
 	}
 	if logs.FilterMessage("closing a stream on which inspect has read no request for http_respond to answer").Len() != 1 {
 		t.Errorf("got log lines %v, want a warning", logs.All())
+	}
+}
+
+// TestRespondToConnect: a 2xx would make the client take what follows for a tunnel (RFC
+// 9110 section 9.3.6).
+func TestRespondToConnect(t *testing.T) {
+	for status, want := range map[string]string{"200": "501", "204": "501", "403": "403"} {
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+		defer cancel()
+		module, err := ctx.LoadModuleByID("layer4.handlers.inspect", json.RawMessage(
+			`{"routes":[{"match":[{"http_request":[{"method":["CONNECT"]}]}],"handle":[{"handler":"http_respond","status":`+status+`}]}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, server := net.Pipe()
+		go func() {
+			defer server.Close()
+			_ = module.(*Inspect).Handle(layer4.WrapConnection(server, []byte("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"), zap.NewNop()), endOfChain)
+		}()
+		got, _ := io.ReadAll(client)
+		client.Close()
+		if !strings.HasPrefix(string(got), "HTTP/1.1 "+want+" ") {
+			t.Errorf("status %s: got %.40q, want %s", status, got, want)
+		}
 	}
 }
