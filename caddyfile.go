@@ -49,6 +49,9 @@ func (h *Inspect) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		option := d.Val()
 		if option == "route" || strings.HasPrefix(option, "@") {
 			routes = append(routes, d.NextSegment())
+			if err := checkBrace(routes[len(routes)-1]); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := once(d, seen); err != nil {
@@ -78,6 +81,8 @@ func (h *Inspect) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		default:
 			hint := "use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, @<name> or route"
 			switch {
+			case strings.HasSuffix(option, "{"):
+				hint = "a space is missing before the brace: write '" + strings.TrimSuffix(option, "{") + " {'"
 			case isModule("layer4.handlers." + option), isSiteDirective(option):
 				hint = "handlers belong in a route, as in 'route { " + option + " … }'"
 			case isModule("layer4.matchers." + option), isModule("http.matchers." + option):

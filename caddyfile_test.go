@@ -32,6 +32,7 @@ func TestMistakesInCaddyfiles(t *testing.T) {
 		{"no port", "relay h", "upstream 'h': want one port: write 'h:80', or that on which the server listens"},
 		{"no port after the colon", "relay h:", "want one port: write 'h:80'"},
 		{"no port, IPv6", "relay ::1", "want one port: write '[::1]:80'"},
+		{"IPv6 with a port, without brackets", "relay ::1:9000", "write an IPv6 address in brackets: '[::1]:9000', or '[::1:9000]:80' if that is no port"},
 		{"no port, IPv6 in brackets", "relay [::1]", "want one port: write '[::1]:80'"},
 		{"IPv6 without brackets", "relay fe80::zz:9000", "write an IPv6 address in brackets, as in [::1]:9000"},
 		{"no port, with a network", "relay tcp4/h", "want one port: write 'tcp4/h:80'"},
@@ -93,6 +94,10 @@ func TestMistakesInCaddyfiles(t *testing.T) {
 		{"route with an asterisk", "inspect {\n route * {\n close\n }\n}", "a route takes names of matchers, not '*'"},
 		{"route with a comma", "inspect {\n @a ssh\n @b tls\n route @a, @b {\n close\n }\n}", "unexpected comma in '@a,': names of matchers are separated by spaces, as in 'route @a @b'; one of them must match, at Caddyfile:8"},
 		{"route with a comma alone", "inspect {\n @a ssh\n @b tls\n route @a,@b {\n close\n }\n}", "as in 'route @a @b'"},
+		{"route without a space", "inspect {\n @a ssh\n route @a{\n close\n }\n}", "a space is missing before the brace in '@a{': write 'route … @a {', at Caddyfile:7"},
+		{"route without a name and a space", "inspect {\n route{\n close\n }\n}", "unrecognized inspect option 'route{': a space is missing before the brace: write 'route {'"},
+		{"matcher without a space", "inspect {\n @a{\n ssh\n }\n}", "a space is missing before the brace in '@a{': write '@a {', at Caddyfile:6"},
+		{"placeholder in a matcher", "inspect {\n @a http_request expression {path}.startsWith('/a')\n route @a {\n close\n }\n}", ""},
 		{"route without the at sign", "inspect {\n @chat ssh\n route chat {\n close\n }\n}", "undefined matcher set 'chat': write 'route @chat'"},
 		{"route with a matcher", "inspect {\n route path /x {\n close\n }\n}", "undefined matcher set 'path': a route takes names"},
 

@@ -87,6 +87,24 @@ func checkRoutes(segments []caddyfile.Segment) error {
 	return nil
 }
 
+// checkBrace looks for a brace without a space before it, as in 'route @a{': it does not
+// open a block, so that the next lines seem to belong to inspect.
+func checkBrace(segment caddyfile.Segment) error {
+	d := caddyfile.NewDispenser(segment)
+	d.Next()
+	for word := d.Val(); ; {
+		if name, ok := strings.CutSuffix(d.Val(), "{"); ok && name != "" && !hasPlaceholder(name+"{") {
+			if name == word || d.Val() == word {
+				return d.Errf("a space is missing before the brace in '%s': write '%s {'", d.Val(), name)
+			}
+			return d.Errf("a space is missing before the brace in '%s': write '%s … %s {'", d.Val(), word, name)
+		}
+		if !d.NextArg() {
+			return nil
+		}
+	}
+}
+
 // checkMatcherSet looks at the matchers that follow the word that d is at, which is the
 // name of a set or not: one on its line, or several in a block. What is to be written
 // in their place begins, on that line, as written.
@@ -333,6 +351,9 @@ func checkDial(dial string) error {
 	host, port, err := net.SplitHostPort(address)
 	switch {
 	case net.ParseIP(address).To16() != nil && strings.Contains(address, ":"):
+		if host, port, ok := portOfIPv6(address); ok {
+			return fmt.Errorf("write an IPv6 address in brackets: '%s[%s]:%s', or '%[1]s[%[4]s]:80' if that is no port", prefix, host, port, address)
+		}
 		return fmt.Errorf("want one port: write '%s[%s]:80', or that on which the server listens", prefix, address)
 	case err != nil && strings.Count(address, ":") > 1 && !strings.HasPrefix(address, "["):
 		return errors.New("write an IPv6 address in brackets, as in [::1]:9000")
@@ -348,6 +369,15 @@ func checkDial(dial string) error {
 		return fmt.Errorf("port %s is above 65535", port)
 	}
 	return nil
+}
+
+// portOfIPv6 splits an IPv6 address without brackets if what follows its last colon is
+// more likely a port.
+func portOfIPv6(address string) (host, port string, ok bool) {
+	i := strings.LastIndexByte(address, ':')
+	host, port = address[:i], address[i+1:]
+	number, err := strconv.Atoi(port)
+	return host, port, err == nil && number >= 80 && net.ParseIP(host) != nil
 }
 
 // mistakenURL says what to write for a URL where the address of an upstream belongs.
