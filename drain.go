@@ -2,6 +2,7 @@ package streamprox
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,10 +21,14 @@ var streams relay.Registry
 // app does not say.
 const defaultGracePeriod = 10 * time.Second
 
+// drainedInVain says that streams are left that no drain can end, which another handler
+// need not try again.
+var drainedInVain atomic.Bool
+
 // drainAtExit waits for the streams to end when the process exits, for as long as the
 // HTTP app waits for its requests, and resets those left.
 func drainAtExit(ctx caddy.Context, logger *zap.Logger) {
-	if !caddy.Exiting() || streams.Len() == 0 {
+	if !caddy.Exiting() || streams.Len() == 0 || drainedInVain.Load() {
 		return
 	}
 	grace := gracePeriod(ctx)
@@ -32,6 +37,10 @@ func drainAtExit(ctx caddy.Context, logger *zap.Logger) {
 	defer cancel()
 	if reset := streams.Drain(patience); reset > 0 {
 		logger.Warn("streams were reset at shutdown", zap.Int("streams", reset))
+	}
+	if left := streams.Len(); left > 0 {
+		drainedInVain.Store(true)
+		logger.Warn("streams did not end at shutdown: what they read from goes on waiting after it was closed", zap.Int("streams", left))
 	}
 }
 

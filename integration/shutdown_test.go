@@ -174,3 +174,46 @@ func TestShutdownWaitsForRequests(t *testing.T) {
 		})
 	}
 }
+
+// The branch of a tee waits for more from a client that is gone, and closing it does not
+// wake it: shutdown does not wait for it for ever, nor once for each handler.
+func TestShutdownLeavesWhatCannotEnd(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs SIGTERM, which Windows does not have")
+	}
+	address, upstream := freeAddress(t), backend(t, echo("up"))
+	caddyfile := "{\n admin off\n layer4 {\n " + address + " {\n route {\n tee {\n relay " + upstream + "\n }\n inspect {\n route {\n http_app web\n }\n}\n}\n}\n" +
+		freeAddress(t) + " {\n route {\n relay " + upstream + "\n }\n}\n}\n grace_period 500ms\n}\nhttp://:80 {\n bind streamprox/web\n respond hello\n}\n"
+	config := filepath.Join(t.TempDir(), "Caddyfile")
+	if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(buildCaddy(t), "run", "--config", config, "--adapter", "caddyfile")
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_DATA_HOME="+t.TempDir(), "XDG_CONFIG_HOME="+t.TempDir())
+	var output logBuffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+
+	conn := dial(t, address)
+	send(t, conn, "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 1<<20)
+	if got, err := io.ReadAll(conn); !strings.HasSuffix(string(got), "hello") {
+		t.Fatalf("got %q (%v)\n%s", got, err, output.String())
+	}
+	conn.Close()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-exited:
+	case <-time.After(30 * time.Second):
+		t.Fatalf("the process is still there\n%s", output.String())
+	}
+	if n := strings.Count(output.String(), "streams did not end at shutdown"); n != 1 {
+		t.Errorf("%d lines say that streams did not end, want 1\n%s", n, output.String())
+	}
+}

@@ -5,7 +5,13 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 )
+
+// stubborn is how long Drain waits for what it has reset. A stream cannot end while it
+// reads from a wrapper that goes on waiting after it was closed, such as the branch of
+// caddy-l4's tee.
+const stubborn = 5 * time.Second
 
 // Registry knows the streams in flight, and the work that is held for, so that shutdown
 // can drain them, and so that those of a group can be killed. The zero value is ready. Several engines may share
@@ -33,11 +39,12 @@ func (r *Registry) Len() int {
 }
 
 // Drain waits until no stream is left or ctx is done; then it resets those left,
-// with the cause Shutdown, and waits for them and their Done. It returns how many
-// it reset. Streams may be started meanwhile and are treated alike, and so is the work
-// that is held for.
+// with the cause Shutdown, and waits for them and their Done, but for no longer than
+// stubborn. It returns how many it reset. Streams may be started meanwhile and
+// are treated alike, and so is the work that is held for.
 func (r *Registry) Drain(ctx context.Context) (reset int) {
 	patience, force := ctx.Done(), false
+	var over <-chan time.Time
 	for {
 		r.mu.Lock()
 		if len(r.streams) == 0 {
@@ -68,6 +75,9 @@ func (r *Registry) Drain(ctx context.Context) (reset int) {
 		case <-added:
 		case <-patience:
 			patience, force = nil, true
+			over = time.After(stubborn)
+		case <-over:
+			return reset
 		}
 	}
 }

@@ -108,3 +108,29 @@ func TestHold(t *testing.T) {
 		release()
 	})
 }
+
+// stuck is a stream that does not end when it is told to.
+type stuck struct{ ends int }
+
+func (s *stuck) end(Cause, error) bool { s.ends++; return s.ends == 1 }
+
+// Drain does not wait for ever for what cannot end.
+func TestDrainGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r Registry
+		m := new(stuck)
+		r.add(m)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if reset := r.Drain(ctx); reset != 1 {
+			t.Errorf("reset %d streams, want 1", reset)
+		}
+		if took := time.Since(began); took != time.Second+stubborn {
+			t.Errorf("took %v, want %v", took, time.Second+stubborn)
+		}
+		if r.Len() != 1 {
+			t.Errorf("%d streams are left, want 1", r.Len())
+		}
+	})
+}
