@@ -356,7 +356,10 @@ func TestRelaysToEachOther(t *testing.T) {
 		if resp, _ := roundTrip(t, conn, "", 1); resp.StatusCode != 508 {
 			t.Errorf("got %s, want 508", resp.Status)
 		}
-		s.logs.expect(t, map[string]any{"msg": "relays of this process lead to each other in a circle"})
+		// Each relay has a log of its own, and the circle may end at more than one.
+		eventually(t, "warning", func() bool {
+			return len(s.logs.lines(map[string]any{"msg": "relays of this process lead to each other in a circle"})) > 0
+		})
 	})
 	t.Run("raw", func(t *testing.T) {
 		s := start(t, ring(addresses[0], raw))
@@ -365,7 +368,10 @@ func TestRelaysToEachOther(t *testing.T) {
 		if got, err := io.ReadAll(conn); len(got) > 0 || err != nil && !isReset(err) {
 			t.Errorf("got %q (%v), want the end", got, err)
 		}
-		s.logs.expect(t, map[string]any{"msg": "relays of this process lead to each other in a circle"})
+		// Each relay has a log of its own, and the circle may end at more than one.
+		eventually(t, "warning", func() bool {
+			return len(s.logs.lines(map[string]any{"msg": "relays of this process lead to each other in a circle"})) > 0
+		})
 	})
 	t.Run("chain", func(t *testing.T) {
 		backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {}))

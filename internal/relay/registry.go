@@ -14,8 +14,8 @@ import (
 const stubborn = 5 * time.Second
 
 // Registry knows the streams in flight, and the work that is held for, so that shutdown
-// can drain them, and so that those of a group can be killed. The zero value is ready. Several engines may share
-// one.
+// can drain them, and so that those of a group can be killed. The zero value is ready.
+// Several engines may share one.
 type Registry struct {
 	mu      sync.Mutex
 	streams map[member]struct{}
