@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -314,11 +315,17 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	remote := cx.RemoteAddr()
 	var ended sync.WaitGroup
 	ended.Add(1)
-	free := sync.OnceFunc(to.release)
+	var freed atomic.Bool
+	free := func() {
+		if freed.CompareAndSwap(false, true) {
+			to.release()
+		}
+	}
+	isRequest := request != nil
 	done := func(account relay.Account) {
 		leave()
 		free()
-		if request != nil {
+		if isRequest {
 			h.logResponse(remote, to.address, account)
 		}
 		h.logEnd(remote, name, account)

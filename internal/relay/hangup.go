@@ -13,10 +13,14 @@ var askInterval = 5 * time.Second
 // guard notices that the source of a flow is reset while the flow is held up in a write:
 // a socket tells that only to those who read from it, or ask.
 type guard struct {
-	source  net.Conn
-	gone    func(error) // told of the reset; nil: nothing is noticed
-	timer   *time.Timer // nil until the first write
-	writing atomic.Bool
+	source net.Conn
+	gone   func(error) // told of the reset; nil: nothing is noticed
+	timer  *time.Timer // nil until the first write
+
+	// writing is the guard itself during a write, else nil. It is all that the timer
+	// knows: the runtime keeps a stopped timer for a while, and must not keep an exchange
+	// whose tunnel lasts for days.
+	writing *atomic.Pointer[guard]
 }
 
 // newGuard returns a guard of source, which does nothing if that is not over a socket.
@@ -33,9 +37,15 @@ func (g *guard) begin() {
 		return
 	}
 	if g.timer == nil {
-		g.timer = time.AfterFunc(forever, g.ask)
+		writing := new(atomic.Pointer[guard])
+		g.writing = writing
+		g.timer = time.AfterFunc(forever, func() {
+			if g := writing.Load(); g != nil {
+				g.ask()
+			}
+		})
 	}
-	g.writing.Store(true)
+	g.writing.Store(g)
 	g.timer.Reset(askInterval)
 }
 
@@ -44,19 +54,16 @@ func (g *guard) end() {
 		return
 	}
 	g.timer.Stop()
-	g.writing.Store(false)
+	g.writing.Store(nil)
 }
 
-// ask is the timer's function.
+// ask is what the timer does during a write.
 func (g *guard) ask() {
-	if !g.writing.Load() {
-		return
-	}
 	if err := hangUp(g.source); err != nil {
 		g.gone(err)
 		return
 	}
-	if g.writing.Load() {
+	if g.writing.Load() != nil {
 		g.timer.Reset(askInterval)
 	}
 }
