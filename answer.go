@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 const (
@@ -116,7 +118,7 @@ const tlsInternalError = 80
 
 // linger shuts down the sending side of conn and drops what arrives.
 func linger(conn net.Conn) {
-	_ = closeWrite(conn)
+	_ = socket.CloseWrite(conn)
 	_ = conn.SetReadDeadline(time.Now().Add(answerTimeout))
 	_, _ = io.CopyN(io.Discard, conn, answerDrain)
 }

@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // maxHandOvers is how often a connection may be handed to an HTTP server of this process,
@@ -30,7 +32,7 @@ func circle(client, upstream net.Conn) (turns int, same bool, end func()) {
 		return 0, false, func() {}
 	}
 	from := client
-	if beneath := socket(client); beneath != nil {
+	if beneath := socket.Of(client); beneath != nil {
 		from = beneath // its addresses are not those of a PROXY header
 	}
 	if in, ok := from.LocalAddr().(*net.TCPAddr); ok && !isClientPort(in.Port) {

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/streamprox/caddy-streamprox/internal/relay"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 const (
@@ -72,7 +72,7 @@ func (w *clientWatch) read(ctx context.Context, gone context.CancelFunc) {
 			return
 		}
 	}
-	if relay.AwaitHangUp(w.conn) != nil {
+	if socket.AwaitHangUp(w.conn) != nil {
 		gone()
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/relay"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // streams holds all the streams of the process: they outlive the configuration that
@@ -59,8 +60,7 @@ func gracePeriod(ctx caddy.Context) time.Duration {
 // hold lets shutdown wait for the request until settle.
 func (in *inspection) hold() {
 	in.release = streams.Hold(func() {
-		reset(in.conn)
-		_ = in.conn.Close()
+		socket.Reset(in.conn)
 	})
 }
 

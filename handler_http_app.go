@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // defaultWait is how long http_app waits for a listener by default.
@@ -229,7 +231,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		// The server's parser takes more for a request than inspect does.
 		answer(conn, http.StatusBadRequest, false)
 		return nil
-	case in == nil && shed(cx, newFirstReader(conn), h.logger):
+	case in == nil && shed(cx, socket.NewReader(conn), h.logger):
 		return nil
 	}
 	if err := finishHandshake(conn, defaultSilentTimeout); err != nil {
@@ -269,7 +271,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	if in != nil {
 		base = in.outermost().conn
 	}
-	conn, detached := detach(conn)
+	conn, detached := socket.Detach(conn)
 	if detached {
 		base = conn
 	}
@@ -407,7 +409,8 @@ func firstBytes(conn net.Conn, pending []byte) ([]byte, error) {
 	if err := conn.SetReadDeadline(time.Now().Add(defaultSilentTimeout)); err != nil {
 		return nil, err
 	}
-	pending, err := newFirstReader(conn).read(firstBuffer)
+	first := socket.NewReader(conn)
+	pending, err := first.ReadFirst(socket.FirstSize)
 	if len(pending) == 0 {
 		return nil, noProgress(err)
 	}

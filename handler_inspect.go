@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // The defaults of inspect.
@@ -178,7 +179,7 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	release, ok := h.pending.acquire(cx.RemoteAddr())
 	if !ok {
 		h.refused.warn(h.logger, "too many connections under inspection; resetting new ones", h.pending.refusals())
-		reset(cx)
+		socket.ResetOnClose(cx)
 		return nil
 	}
 	in, err := h.inspect(cx)
@@ -196,7 +197,7 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 	outer := inspectionOf(cx)
 	data, conn := drain(cx)
-	first := newFirstReader(conn)
+	first := socket.NewReader(conn)
 	if outer == nil && shed(cx, first, h.logger) {
 		return nil, errShed
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // The defaults of relay.
@@ -249,7 +250,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	in := inspectionOf(cx)
 	cx.Context = relayedContext(cx.Context, in)
 	pending, client := drain(cx)
-	if in == nil && shed(cx, newFirstReader(client), h.logger) {
+	if in == nil && shed(cx, socket.NewReader(client), h.logger) {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -257,8 +258,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	// Until a stream is registered, shutdown waits for this.
 	release := streams.Hold(func() {
 		cancel()
-		reset(client)
-		_ = client.Close()
+		socket.Reset(client)
 	})
 	defer release()
 	in.settle()
@@ -281,7 +281,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		if method := in.method(); method != "" && !errors.Is(err, errLeftDial) {
 			answer(client, failureStatus(err), method == http.MethodHead)
 		} else if errors.Is(err, descriptors.ErrScarce) {
-			reset(cx)
+			socket.ResetOnClose(cx)
 		}
 		return nil
 	}
@@ -333,10 +333,10 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	}
 	var detached bool
 	if request != nil {
-		detached = h.exchange(in, *request, relayable(client), conn, watch.pending, group, release, free, done)
+		detached = h.exchange(in, *request, client, conn, watch.pending, group, release, free, done)
 	} else {
 		detached = h.engine.Start(&relay.Stream{
-			Client:           relayable(client),
+			Client:           client,
 			Upstream:         conn,
 			ToUpstream:       relay.Direction{Pending: watch.pending},
 			IdleTimeout:      h.idleTimeout,

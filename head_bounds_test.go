@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // pieceReader returns a few bytes from each read.
@@ -37,7 +38,7 @@ func TestUnfinishedHeadMemory(t *testing.T) {
 				h := loadHandler(t, "inspect", `{"max_bytes":1048576}`).(*Inspect)
 				conn := &scriptedConn{r: pieceReader{bytes.NewReader([]byte(begin + rest))}, remote: textAddr("192.0.2.7:1")}
 				in := newInspection(h, layer4.WrapConnection(conn, nil, zap.NewNop()), conn, nil)
-				in.data = make([]byte, 1, firstBuffer)
+				in.data = make([]byte, 1, socket.FirstSize)
 				if _, err := conn.Read(in.data); err != nil {
 					t.Fatal(err)
 				}

@@ -13,6 +13,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // Outcome is how an inspection ends.
@@ -77,7 +78,7 @@ type inspection struct {
 	inspect *Inspect // whose routes decide
 	bounds  bounds
 	conn    net.Conn
-	first   firstReader
+	first   socket.Reader
 	data    []byte // every byte received; nobody else writes to it
 	packets int
 	head    httphead.Reader
@@ -311,7 +312,7 @@ func (in *inspection) read() error {
 		if err := in.setReadDeadline(in.started.Add(in.bounds.silentTimeout)); err != nil {
 			return err
 		}
-		first, err := in.first.read(in.bounds.bytes)
+		first, err := in.first.ReadFirst(in.bounds.bytes)
 		if len(first) == 0 {
 			return noProgress(err)
 		}
@@ -352,10 +353,6 @@ func noProgress(err error) error {
 	}
 	return err
 }
-
-// firstBuffer is the size, in bytes, of the buffer in which an inspection begins:
-// enough for nearly every request head and ClientHello.
-const firstBuffer = 2 << 10
 
 // grow returns data in a buffer of twice its capacity, or of limit bytes.
 func grow(data []byte, limit int) []byte {

@@ -51,9 +51,13 @@ package streamprox
 import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 func init() {
+	socket.SeeThrough(unwrap)
+
 	caddy.RegisterModule(new(Inspect))
 	caddy.RegisterModule(new(HTTPApp))
 	caddy.RegisterModule(new(Relay))

@@ -14,6 +14,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // reinspectConn is the connection that the HTTP server gets if each request on it is to
@@ -37,7 +38,7 @@ type reinspectConn struct {
 	outermost *Inspect
 	parent    *layer4.Connection
 	base      net.Conn
-	first     firstReader
+	first     socket.Reader
 
 	// What Read has to do, of which there is one call at a time. While it waits for the
 	// next request there is no inspection, and on a socket no buffer.
@@ -95,7 +96,7 @@ func newReinspectConn(in *inspection, conn, base net.Conn, data []byte, headLen 
 	}
 	first := in.outermost()
 	c.outermost, c.parent = first.inspect, first.parent
-	c.base, c.first = base, newFirstReader(base)
+	c.base, c.first = base, socket.NewReader(base)
 	c.wake.L = &c.mu
 	c.limit = c.setHeadDeadline
 	c.begin(in, data, headLen)
@@ -277,7 +278,7 @@ func (c *reinspectConn) retire() {
 		return
 	}
 	if !shared {
-		giveFirst(in.data)
+		socket.GiveBack(in.data)
 	}
 	*in = inspection{}
 	inspections.Put(in)
@@ -323,7 +324,7 @@ func (c *reinspectConn) readFirst() error {
 		if err := c.limit(time.Time{}); err != nil {
 			return err
 		}
-		first, err := c.first.read(c.outermost.bounds.bytes)
+		first, err := c.first.ReadFirst(c.outermost.bounds.bytes)
 		if len(first) == 0 {
 			return noProgress(err)
 		}
@@ -333,7 +334,7 @@ func (c *reinspectConn) readFirst() error {
 	c.next.init(c.outermost, c.parent, c.base, c.rest, true)
 	c.next.limit = c.limit
 	c.rest = nil
-	if waits && changesDeadline(c.base) {
+	if waits && c.first.ChangesDeadline() {
 		return c.limit(c.next.deadline)
 	}
 	return nil
@@ -478,7 +479,7 @@ func (c *reinspectConn) Close() error {
 	c.wake.Broadcast()
 	c.mu.Unlock()
 	if !c.detached.Load() {
-		if first && served && c.reads.Load() == 0 && unread(c.base) {
+		if first && served && c.reads.Load() == 0 && socket.Unread(c.base) {
 			// Closing would send a reset, and destroy the response that is on its way. While
 			// the server reads there is none: then its Shutdown closes.
 			c.requestTaken()

@@ -23,6 +23,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 func init() { caddy.RegisterModule(new(elsewhere)) }
@@ -871,7 +873,7 @@ func TestReinspectIdle(t *testing.T) {
 	}
 	pin, reinspect := live("pin"), live("reinspect")
 	t.Logf("pin %d bytes, reinspect %d", pin, reinspect)
-	if inspection := int64(unsafe.Sizeof(inspection{})); reinspect-pin > inspection+firstBuffer/2 {
+	if inspection := int64(unsafe.Sizeof(inspection{})); reinspect-pin > inspection+socket.FirstSize/2 {
 		t.Errorf("an idle connection has %d bytes on the heap with pin, and %d with reinspect", pin, reinspect)
 	}
 }

@@ -3,7 +3,6 @@ package streamprox
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -14,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4throttle"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // drain takes the bytes that cx has buffered out of it and returns them together
@@ -196,15 +197,8 @@ func handOvers(conn net.Conn) int {
 
 // beneath returns the connection that conn wraps, as far as that can be seen, or nil.
 func beneath(conn net.Conn) net.Conn {
-	switch c := conn.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		return nil
-	case *layer4.Connection:
-		return c.Conn
-	case interface{ NetConn() net.Conn }: // *tls.Conn
-		return c.NetConn()
-	case interface{ Raw() net.Conn }: // *proxyproto.Conn
-		return c.Raw()
+	if inner := socket.Unwrap(conn); inner != nil {
+		return inner
 	}
 	// Most wrappers embed what they wrap.
 	v := reflect.Indirect(reflect.ValueOf(conn))
@@ -217,6 +211,17 @@ func beneath(conn net.Conn) net.Conn {
 	}
 	inner, _ := embedded.Interface().(net.Conn)
 	return inner
+}
+
+// unwrap tells package socket what the wrappers of caddy-l4 and of this package wrap.
+func unwrap(conn net.Conn) net.Conn {
+	switch c := conn.(type) {
+	case *layer4.Connection:
+		return c.Conn
+	case *replayConn:
+		return c.Conn
+	}
+	return nil
 }
 
 // throttles reports whether conn is what caddy-l4's throttle makes of base: it delays
@@ -293,7 +298,7 @@ func (c *replayConn) CloseWrite() error {
 		return net.ErrClosed
 	}
 	defer c.endCall()
-	return closeWrite(c.Conn)
+	return socket.CloseWrite(c.Conn)
 }
 
 // Close implements net.Conn.
@@ -377,71 +382,6 @@ type tlsServedConn struct {
 
 // ConnectionState returns the state of the TLS connection.
 func (c tlsServedConn) ConnectionState() tls.ConnectionState { return *c.state }
-
-// closeWrite shuts down the sending side of conn; errors.ErrUnsupported if it cannot.
-func closeWrite(conn net.Conn) error {
-	switch c := conn.(type) {
-	case interface{ CloseWrite() error }:
-		return c.CloseWrite()
-	case *layer4.Connection:
-		return closeWrite(c.Conn)
-	case interface{ Raw() net.Conn }: // *proxyproto.Conn
-		return closeWrite(c.Raw())
-	default:
-		return errors.ErrUnsupported
-	}
-}
-
-// relayable returns conn in the form in which an engine of internal/relay can make
-// the most of it: a socket as it is, anything else with what a stream needs, the
-// half-close, and the socket beneath for a reset.
-func relayable(conn net.Conn) net.Conn {
-	beneath := socket(conn)
-	if beneath == nil || beneath == conn {
-		return conn
-	}
-	return socketConn{Conn: conn, socket: beneath}
-}
-
-// socketConn is a connection that knows its socket.
-type socketConn struct {
-	net.Conn
-	socket net.Conn
-}
-
-// CloseWrite shuts the sending side down.
-func (c socketConn) CloseWrite() error { return closeWrite(c.Conn) }
-
-// NetConn returns the socket, as that of tls.Conn does.
-func (c socketConn) NetConn() net.Conn { return c.socket }
-
-// reset makes the next Close of conn send a TCP reset and drop what was not sent.
-func reset(conn net.Conn) {
-	if s, ok := socket(conn).(interface{ SetLinger(int) error }); ok {
-		_ = s.SetLinger(0)
-	}
-}
-
-// socket returns the socket beneath conn, for its options, never for its bytes; nil
-// if conn wraps it in a way that is not known.
-func socket(conn net.Conn) net.Conn {
-	for {
-		switch c := conn.(type) {
-		case *net.TCPConn, *net.UnixConn:
-			return c
-		case *layer4.Connection:
-			conn = c.Conn
-		case *replayConn:
-			conn = c.Conn
-		case interface{ NetConn() net.Conn }: // *tls.Conn
-			conn = c.NetConn()
-		case interface{ Raw() net.Conn }: // *proxyproto.Conn
-			conn = c.Raw()
-		default:
-			return nil
-		}
-	}
-}
 
 // Interface guards
 var (

@@ -12,17 +12,19 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/descriptors"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // shed resets a new connection if descriptors are scarce, and reports whether it did.
 // caddy-l4's listeners, and its listener wrapper, end for good when an accept fails for
 // want of one.
-func shed(cx *layer4.Connection, first firstReader, logger *zap.Logger) bool {
-	if !first.scarce() {
+func shed(cx *layer4.Connection, first socket.Reader, logger *zap.Logger) bool {
+	first.Control(descriptors.Saw)
+	if !descriptors.Scarce() {
 		return false
 	}
 	scarcity.warn(logger, "descriptors are scarce; resetting new connections", shedConnections.Add(1))
-	reset(cx)
+	socket.ResetOnClose(cx)
 	return true
 }
 
@@ -36,11 +38,11 @@ func dialSparing(ctx context.Context, d net.Dialer, network, address string) (ne
 	// Told as soon as there is a socket: until then it counts twice. A name with several
 	// addresses may get several sockets, one after the other or side by side.
 	var opened atomic.Bool
-	d.Control = func(_, _ string, socket syscall.RawConn) error {
+	d.Control = func(_, _ string, raw syscall.RawConn) error {
 		if opened.CompareAndSwap(false, true) {
-			return socket.Control(descriptors.Opened)
+			return raw.Control(descriptors.Opened)
 		}
-		return socket.Control(descriptors.Saw)
+		return raw.Control(descriptors.Saw)
 	}
 	conn, err := d.DialContext(ctx, network, address)
 	if opened.CompareAndSwap(false, true) {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // serve moves what bytes can be moved in both directions.
@@ -48,7 +50,7 @@ func (l *loop) carry(p *pair, ln *lane) {
 }
 
 // fetch reads bytes. The lane is empty.
-func (l *loop) fetch(p *pair, ln *lane, src *socket) {
+func (l *loop) fetch(p *pair, ln *lane, src *endpoint) {
 	if ln.bulk && l.fill(p, ln, src) {
 		return
 	}
@@ -71,7 +73,7 @@ func (l *loop) fetch(p *pair, ln *lane, src *socket) {
 }
 
 // deliver writes bytes that the lane holds.
-func (l *loop) deliver(p *pair, ln *lane, dst *socket) {
+func (l *loop) deliver(p *pair, ln *lane, dst *endpoint) {
 	var n int
 	var err error
 	if len(ln.held) > 0 {
@@ -101,39 +103,36 @@ func (ln *lane) keep() {
 	if !ln.borrowed {
 		return
 	}
-	ln.buffer = takeBuffer(len(ln.held) > smallSize, int64(len(ln.held)))
+	size := socket.SmallSize
+	if len(ln.held) > size {
+		size = socket.LargeSize
+	}
+	ln.buffer = socket.TakeBuffer(size, int64(len(ln.held)))
 	copy(ln.buffer, ln.held)
 	ln.held, ln.borrowed = ln.buffer, false
 }
 
 // release lets go of the memory behind held.
 func (ln *lane) release() {
-	giveBack(ln.buffer)
+	socket.GiveBack(ln.buffer)
 	ln.held, ln.buffer, ln.borrowed = nil, nil, false
 }
 
 // passEnd tells the destination that nothing follows, and finishes the direction.
 func (l *loop) passEnd(p *pair, ln *lane) {
 	src, dst := p.ends(ln)
-	if src.tcp && !p.opposite(ln).shut && isGone(src.fd) {
-		l.fail(p, src, errReset)
+	if src.tcp && !p.opposite(ln).shut && socket.PeerLost(int(src.fd)) {
+		l.fail(p, src, socket.ErrReset)
 		return
 	}
 	ln.shut = true
 	if !p.opposite(ln).over { // else closing tells, at once
-		if err := unix.Shutdown(int(dst.fd), unix.SHUT_WR); err != nil && err != errNotConnected {
+		if err := unix.Shutdown(int(dst.fd), unix.SHUT_WR); err != nil && err != unix.ENOTCONN {
 			l.fail(p, dst, os.NewSyscallError("shutdown", err))
 			return
 		}
 	}
 	l.finish(p, ln)
-}
-
-// isGone is lostPeer for a descriptor: a reset that follows an end of sending leaves
-// only the end to be read.
-func isGone(fd int32) bool {
-	_, err := unix.Getpeername(int(fd))
-	return err == unix.ENOTCONN
 }
 
 // finish notes that a direction is over.
@@ -150,7 +149,7 @@ func (l *loop) finish(p *pair, ln *lane) {
 
 // collect ends the stream if s has failed, of which nothing is read: any more, or because
 // the destination takes nothing. Elsewhere reading tells, after the bytes before.
-func (l *loop) collect(p *pair, s *socket) {
+func (l *loop) collect(p *pair, s *endpoint) {
 	if p.ended != 0 {
 		return
 	}
@@ -161,9 +160,9 @@ func (l *loop) collect(p *pair, s *socket) {
 }
 
 // fail ends the stream because of an error of s.
-func (l *loop) fail(p *pair, s *socket, err error) {
+func (l *loop) fail(p *pair, s *endpoint, err error) {
 	reset, failed := p.names(s)
-	if isReset(err) {
+	if socket.IsReset(err) {
 		l.end(p, reset, nil)
 	} else {
 		l.end(p, failed, err)
@@ -176,7 +175,7 @@ func (l *loop) end(p *pair, cause Cause, err error) (first bool) {
 		return false
 	}
 	p.cause, p.err = cause, err
-	for _, s := range [...]*socket{&p.client, &p.upstream} {
+	for _, s := range [...]*endpoint{&p.client, &p.upstream} {
 		if cause.abrupt() {
 			unix.SetsockoptLinger(int(s.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		}

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // testEngine is what every engine does with sockets.
@@ -433,7 +435,7 @@ func testResets(t *testing.T, e Engine, network string) {
 			test.from(l).Close()
 			for piece := make([]byte, 64<<10); ; {
 				if _, err := test.to(l).Write(piece); err != nil {
-					if !isReset(err) {
+					if !socket.IsReset(err) {
 						t.Errorf("sending: got error %v, want a reset", err)
 					}
 					break

@@ -4,14 +4,12 @@ import (
 	"errors"
 	"math"
 	"net"
-	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/streamprox/caddy-streamprox/internal/descriptors"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // Event is the engine for sockets on Linux. A few loops, a goroutine each, own all its
@@ -67,7 +65,7 @@ func (p *pair) enrol() {
 // takeOver returns the record of s with descriptors of its own, or nil if s is not for
 // this engine.
 func (e *Event) takeOver(s *Stream) *pair {
-	if !isSocket(s.Client) || !isSocket(s.Upstream) {
+	if !socket.Is(s.Client) || !socket.Is(s.Upstream) {
 		return nil
 	}
 	p := &pair{
@@ -108,19 +106,10 @@ func (e *Event) warn(message string, err error) {
 	go e.Warn(message, err)
 }
 
-// isSocket reports whether the bytes of c come from a socket and nothing else.
-func isSocket(c net.Conn) bool {
-	switch c.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		return true
-	}
-	return false
-}
-
 // pair is the record of a stream. Only its loop touches it, except where a field says
 // otherwise.
 type pair struct {
-	client, upstream socket
+	client, upstream endpoint
 	up, down         lane
 
 	loop    *loop  // constant
@@ -143,8 +132,8 @@ type pair struct {
 	err    error
 }
 
-// socket is one of the two connections of a pair.
-type socket struct {
+// endpoint is one of the two connections of a pair.
+type endpoint struct {
 	pair               *pair
 	fd                 int32
 	tcp                bool
@@ -154,32 +143,14 @@ type socket struct {
 }
 
 // dup makes s a second descriptor of c.
-func (s *socket) dup(p *pair, c net.Conn) error {
-	_, tcp := c.(*net.TCPConn)
-	raw, err := c.(syscall.Conn).SyscallConn()
+func (s *endpoint) dup(p *pair, c net.Conn) error {
+	fd, err := socket.Dup(c)
 	if err != nil {
 		return err
 	}
-	if !descriptors.Take(1) {
-		return descriptors.ErrScarce
-	}
-	var fd int
-	var dupErr error
-	err = raw.Control(func(original uintptr) {
-		fd, dupErr = unix.FcntlInt(original, unix.F_DUPFD_CLOEXEC, 3)
-	})
-	if err = errors.Join(err, os.NewSyscallError("dup", dupErr)); err != nil {
-		descriptors.Unused(1)
-		return err
-	}
-	descriptors.Opened(uintptr(fd))
-	// Somebody may have called Fd of an *os.File of it.
-	if err = unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return err
-	}
+	_, tcp := c.(*net.TCPConn)
 	// What it is ready to be read for, epoll tells.
-	*s = socket{pair: p, fd: int32(fd), tcp: tcp, writable: true, wary: !tcp}
+	*s = endpoint{pair: p, fd: int32(fd), tcp: tcp, writable: true, wary: !tcp}
 	return nil
 }
 
@@ -215,7 +186,7 @@ func (ln *lane) empty() bool {
 }
 
 // ends returns where the bytes of ln come from and where they go.
-func (p *pair) ends(ln *lane) (src, dst *socket) {
+func (p *pair) ends(ln *lane) (src, dst *endpoint) {
 	if ln == &p.up {
 		return &p.client, &p.upstream
 	}
@@ -231,7 +202,7 @@ func (p *pair) opposite(ln *lane) *lane {
 }
 
 // names returns what errors of s are called.
-func (p *pair) names(s *socket) (reset, failed Cause) {
+func (p *pair) names(s *endpoint) (reset, failed Cause) {
 	if s == &p.client {
 		return ClientReset, ClientError
 	}

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 func init() { engines["event"] = newEvent }
@@ -134,7 +136,7 @@ func TestResetBehindEnd(t *testing.T) {
 			s.Upstream, l.upstream = connect(t, "tcp")
 			closeWrite(t, l.client)
 			sendReset(l.client)
-			for begin := time.Now(); !lostPeer(s.Client); {
+			for begin := time.Now(); !socket.LostPeer(s.Client); {
 				if time.Since(begin) > patience {
 					t.Fatal("the reset does not arrive")
 				}
@@ -360,7 +362,7 @@ func TestEventFair(t *testing.T) {
 		p = &pair{engine: new(Event), clock: noClock, loop: l}
 		p.up.accept(Direction{})
 		p.down.accept(Direction{})
-		for s, far := range map[*socket]*net.Conn{&p.client: &client, &p.upstream: &upstream} {
+		for s, far := range map[*endpoint]*net.Conn{&p.client: &client, &p.upstream: &upstream} {
 			var near net.Conn
 			near, *far = connect(t, "tcp")
 			if err := s.dup(p, near); err != nil {
@@ -378,11 +380,11 @@ func TestEventFair(t *testing.T) {
 
 	flooded, flood, sink := begin()
 	_, client, upstream := begin()
-	size := 2 * largeSize
+	size := 2 * socket.LargeSize
 	flood.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) // what the socket does not take is no matter
 	sent, _ := flood.Write(make([]byte, size))
 	send(t, client, "x")
-	if sent <= largeSize {
+	if sent <= socket.LargeSize {
 		t.Skipf("the socket takes %d bytes, no more than one read does", sent)
 	}
 	turn()

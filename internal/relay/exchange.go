@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // Exchange is one HTTP/1 request and its response. Neither connection carries another
@@ -184,18 +185,18 @@ func (e *exchange) wantsTunnel() bool { return e.Request.Upgrade != "" || e.Meth
 // some time after the response, with a connection, or with the beginning of a tunnel.
 func (e *exchange) send() {
 	defer close(e.sent)
-	src := newSource(e.Client)
-	e.sendRequest(src)
+	src := socket.NewReader(e.Client)
+	e.sendRequest(&src)
 	// A complete request holds, also if its last bytes could not be sent: the upstream
 	// may have answered before, and then there is a tunnel, of which no byte is lost.
-	if e.wantsTunnel() && e.complete.Load() && e.hold(src) {
+	if e.wantsTunnel() && e.complete.Load() && e.hold(&src) {
 		return
 	}
-	e.discard(src)
+	e.discard(&src)
 }
 
 // sendRequest sends head and body, as far as it can and need.
-func (e *exchange) sendRequest(src source) {
+func (e *exchange) sendRequest(src *socket.Reader) {
 	first := append(e.Request.Head, e.Pending...) // copies
 	kept, n, done, err := e.Body.Forward(first[len(e.Request.Head):])
 	if done && e.wantsTunnel() {
@@ -216,7 +217,7 @@ func (e *exchange) sendRequest(src source) {
 		if limit == 0 {
 			limit = math.MaxInt64
 		}
-		p, readErr := src.read(limit)
+		p, readErr := src.Read(limit)
 		kept, n, done, err = e.Body.Forward(p)
 		if done && e.wantsTunnel() {
 			e.held = append(e.held, p[n:]...)
@@ -224,11 +225,11 @@ func (e *exchange) sendRequest(src source) {
 		if err == nil {
 			e.complete.Store(done)
 			if writeErr := e.up.write(p[:kept]); writeErr != nil {
-				giveBack(p)
+				socket.GiveBack(p)
 				return
 			}
 		}
-		giveBack(p)
+		socket.GiveBack(p)
 		switch {
 		case err != nil:
 			e.abort(BadRequest, err, statusBadRequest)
@@ -236,7 +237,7 @@ func (e *exchange) sendRequest(src source) {
 		case done || readErr == nil:
 		case errors.Is(readErr, os.ErrDeadlineExceeded): // the response is over
 			return
-		case readErr == io.EOF && !lostPeer(e.Client):
+		case readErr == io.EOF && !socket.LostPeer(e.Client):
 			e.abort(BadRequest, io.ErrUnexpectedEOF, statusBadRequest)
 			return
 		default:
@@ -258,13 +259,13 @@ func (e *exchange) awaitResponse() {
 
 // hold keeps what the client sends until the decision, and reports whether it is a
 // tunnel.
-func (e *exchange) hold(src source) (tunnel bool) {
+func (e *exchange) hold(src *socket.Reader) (tunnel bool) {
 	var err error
 	for err == nil && len(e.held) < holdLimit {
 		var p []byte
-		p, err = src.read(int64(holdLimit - len(e.held)))
+		p, err = src.Read(int64(holdLimit - len(e.held)))
 		e.held = append(e.held, p...)
-		giveBack(p)
+		socket.GiveBack(p)
 	}
 	e.awaitHangUp(err)
 	select {
@@ -285,7 +286,7 @@ func (e *exchange) hold(src source) (tunnel bool) {
 
 // discard reads and drops what the client sends, which also tells when it goes away,
 // until some time after the response.
-func (e *exchange) discard(src source) {
+func (e *exchange) discard(src *socket.Reader) {
 	e.awaitHangUp(drop(src, discardLimit))
 	<-e.over
 	e.state.Lock()
@@ -300,11 +301,11 @@ func (e *exchange) discard(src source) {
 }
 
 // drop reads and drops at most so many bytes. It returns why it read less.
-func drop(src source, left int64) error {
+func drop(src *socket.Reader, left int64) error {
 	for left > 0 {
-		p, err := src.read(left)
+		p, err := src.Read(left)
 		left -= int64(len(p))
-		giveBack(p)
+		socket.GiveBack(p)
 		if err != nil {
 			return err
 		}
@@ -316,14 +317,14 @@ func drop(src source, left int64) error {
 // If that is no error of the connection, it waits until the client goes away, and then
 // gives the exchange up; or until a deadline says that something else is to be done.
 func (e *exchange) awaitHangUp(err error) {
-	if err == io.EOF && !lostPeer(e.Client) {
+	if err == io.EOF && !socket.LostPeer(e.Client) {
 		e.startHalfClose()
 		err = nil
 	}
 	if err == nil {
 		e.watching.Lock()
 		if !e.isAborted() {
-			err = AwaitHangUp(e.Client)
+			err = socket.AwaitHangUp(e.Client)
 		}
 		e.watching.Unlock()
 	}
@@ -345,12 +346,12 @@ func (e *exchange) lingerLimit() int64 {
 // receive is the flow down: interim responses, and the final one. It ends with the
 // response, a connection, or the beginning of a tunnel.
 func (e *exchange) receive() {
-	src := newSource(e.Upstream)
+	src := socket.NewReader(e.Upstream)
 	var r httphead.Response
 	var data []byte
 	for interim := 0; ; {
 		var ok bool
-		if data, ok = e.readHead(src, &r, data); !ok {
+		if data, ok = e.readHead(&src, &r, data); !ok {
 			e.finish()
 			return
 		}
@@ -382,14 +383,14 @@ func (e *exchange) receive() {
 		}
 	case e.decide(false):
 		_ = e.down.deliver(r.Forward(make([]byte, 0, r.Len+len("Connection: close\r\n")), data)) &&
-			e.passBody(src, r.Body([]byte(e.Method)), &r, data[r.Len:])
+			e.passBody(&src, r.Body([]byte(e.Method)), &r, data[r.Len:])
 	}
 	e.finish()
 }
 
 // readHead reads a response head into r, from data and then from the upstream. It
 // returns all the bytes read, and false if the exchange is over without it.
-func (e *exchange) readHead(src source, r *httphead.Response, data []byte) ([]byte, bool) {
+func (e *exchange) readHead(src *socket.Reader, r *httphead.Response, data []byte) ([]byte, bool) {
 	r.Reset()
 	for {
 		switch r.Read(data[:min(len(data), maxResponseHead)]) {
@@ -403,15 +404,15 @@ func (e *exchange) readHead(src source, r *httphead.Response, data []byte) ([]by
 			e.abort(BadResponse, errHeadTooLarge, statusBadGateway)
 			return nil, false
 		}
-		p, err := src.read(math.MaxInt64)
+		p, err := src.Read(math.MaxInt64)
 		data = append(data, p...)
-		giveBack(p)
+		socket.GiveBack(p)
 		switch {
 		case err == nil || len(p) > 0:
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			e.abort(ResponseTimeout, nil, statusGatewayTimeout)
 			return nil, false
-		case err == io.EOF && !lostPeer(e.Upstream):
+		case err == io.EOF && !socket.LostPeer(e.Upstream):
 			e.abort(UpstreamError, io.ErrUnexpectedEOF, statusBadGateway)
 			return nil, false
 		default:
@@ -437,7 +438,7 @@ func (e *exchange) passInterim(head []byte) bool {
 
 // passBody sends the client the body of the response, of which data has been read. It
 // ends the stream if the body breaks off.
-func (e *exchange) passBody(src source, framing httphead.Framing, r *httphead.Response, data []byte) bool {
+func (e *exchange) passBody(src *socket.Reader, framing httphead.Framing, r *httphead.Response, data []byte) bool {
 	var body httphead.Body
 	switch framing {
 	case httphead.NoBody:
@@ -457,15 +458,15 @@ func (e *exchange) passBody(src source, framing httphead.Framing, r *httphead.Re
 		if limit == 0 {
 			limit = math.MaxInt64
 		}
-		p, readErr := src.read(limit)
+		p, readErr := src.Read(limit)
 		kept, _, done, err = body.Forward(p)
 		delivered := e.down.deliver(p[:kept])
-		giveBack(p)
+		socket.GiveBack(p)
 		switch {
 		case !delivered:
 			return false
 		case err != nil, done, readErr == nil:
-		case readErr != io.EOF || lostPeer(e.Upstream):
+		case readErr != io.EOF || socket.LostPeer(e.Upstream):
 			e.abortFor(e.down.src, readErr)
 			return false
 		case framing == httphead.UntilClose:
@@ -526,12 +527,12 @@ func (e *exchange) finish() {
 	}
 	complete := e.complete.Load()
 	if !complete {
-		closeWithReset(e.Upstream)
+		socket.Reset(e.Upstream)
 	}
 	if e.Answered != nil {
 		e.Answered()
 	}
-	if shutWrite(e.Client) != nil {
+	if socket.CloseWrite(e.Client) != nil {
 		_ = e.Client.Close()
 	}
 	if complete {
@@ -543,11 +544,11 @@ func (e *exchange) finish() {
 // upstream, for which it waits a little, or with a reset.
 func (e *exchange) closeUpstream() {
 	_ = e.Upstream.SetReadDeadline(time.Now().Add(upstreamPatience))
-	inner, _ := innermost(e.Upstream)
+	inner := socket.Innermost(e.Upstream)
 	// The end of a wrapper (TLS close_notify) comes before that of the connection.
 	for _, c := range [...]net.Conn{e.Upstream, inner} {
 		if n, err := c.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
-			closeWithReset(e.Upstream)
+			socket.Reset(e.Upstream)
 			return
 		}
 	}
@@ -567,7 +568,7 @@ func (e *exchange) abort(cause Cause, err error, status int) {
 	e.answered = true
 	e.state.Unlock()
 
-	closeWithReset(e.Upstream)
+	socket.Reset(e.Upstream)
 	if refuse {
 		// A flow up that waits for a hang-up lets Refuse read.
 		_ = e.Client.SetReadDeadline(time.Unix(1, 0))
@@ -590,7 +591,7 @@ func (e *exchange) isAborted() bool {
 // abortFor gives the exchange up because of an error of one side.
 func (e *exchange) abortFor(at side, err error) {
 	cause, status := at.failed, 0
-	if isReset(err) || err == io.EOF {
+	if socket.IsReset(err) || err == io.EOF {
 		cause, err = at.reset, nil
 	}
 	if at.failed == UpstreamError {

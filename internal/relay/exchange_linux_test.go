@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // TestExchangeLeavesNoPort: after a complete exchange no connection to the upstream keeps a
@@ -60,9 +62,9 @@ func TestExchangeLeavesNoPort(t *testing.T) {
 						_, _ = io.ReadFull(upstream, make([]byte, len(getSent)))
 						_, _ = io.WriteString(upstream, test.response)
 						if test.closes {
-							inner, wrapped := innermost(upstream)
+							inner := socket.Innermost(upstream)
 							_ = upstream.(closeWriter).CloseWrite()
-							if wrapped { // else that was the same
+							if inner != upstream {
 								<-served
 								_ = inner.(closeWriter).CloseWrite()
 							}

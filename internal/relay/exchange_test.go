@@ -17,6 +17,7 @@ import (
 	"weak"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // exchanged carries out the exchange that begins with the bytes in, seen from the
@@ -572,10 +573,10 @@ func TestExchangeKill(t *testing.T) {
 			if got := group.Kill(); got != 1 {
 				t.Errorf("killed: got %d, want 1", got)
 			}
-			if _, err := io.Copy(io.Discard, l.client); !isReset(err) {
+			if _, err := io.Copy(io.Discard, l.client); !socket.IsReset(err) {
 				t.Errorf("the client sees %v, want a reset", err)
 			}
-			if _, err := io.Copy(io.Discard, l.upstream); !isReset(err) {
+			if _, err := io.Copy(io.Discard, l.upstream); !socket.IsReset(err) {
 				t.Errorf("the upstream sees %v, want a reset", err)
 			}
 			l.over(t, Killed)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // TestResetUnread: a peer that resets its connection is noticed though nothing is read
@@ -35,7 +37,7 @@ func TestResetUnread(t *testing.T) {
 						receivesEnd(t, side.to(l))
 						sendReset(side.from(l))
 						l.ends(t, Account{Cause: side.want})
-						if _, err := side.to(l).Write([]byte("x")); !isReset(err) {
+						if _, err := side.to(l).Write([]byte("x")); !socket.IsReset(err) {
 							t.Errorf("sending: got error %v, want a reset", err)
 						}
 					})

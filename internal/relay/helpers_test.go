@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 func TestMain(m *testing.M) {
@@ -28,6 +30,9 @@ func TestMain(m *testing.M) {
 
 // patience bounds what would otherwise hang; no test depends on its length.
 const patience = 30 * time.Second
+
+// closeWriter is a connection that can end sending.
+type closeWriter interface{ CloseWrite() error }
 
 // fileConn is a socket that can be duplicated.
 type fileConn interface{ File() (*os.File, error) }
@@ -282,13 +287,13 @@ func receivesEnd(t *testing.T, c net.Conn) {
 // no fault: a reset overtakes them or not.
 func receivesReset(t *testing.T, c net.Conn) {
 	t.Helper()
-	if _, err := io.Copy(io.Discard, struct{ io.Reader }{c}); !isReset(err) {
+	if _, err := io.Copy(io.Discard, struct{ io.Reader }{c}); !socket.IsReset(err) {
 		t.Fatalf("got error %v, want a reset", err)
 	}
 }
 
 // sendReset closes c with a reset, as an aborting peer does.
-func sendReset(c net.Conn) { closeWithReset(c) }
+func sendReset(c net.Conn) { socket.Reset(c) }
 
 // same compares without printing megabytes.
 func same(t *testing.T, what string, got, want []byte) {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // loops are all the event loops of the process, as many as can run at once. Each runs
@@ -33,8 +35,8 @@ type loop struct {
 	waker   *os.File        // has wake
 	poller  syscall.RawConn // of waker: how to wait in the runtime's poller
 	woken   bool
-	inbox   []message         // in order
-	sockets map[int32]*socket // by descriptor; nil: the loop does not run
+	inbox   []message           // in order
+	sockets map[int32]*endpoint // by descriptor; nil: the loop does not run
 	streams atomic.Int32
 
 	// Times since epoch, which other loops look at.
@@ -119,9 +121,9 @@ func (l *loop) open() error {
 	l.epoll, l.wake = epoll, wake
 	l.rested.Store(int64(time.Since(epoch)))
 	l.events = make([]unix.EpollEvent, 128)
-	l.sockets = make(map[int32]*socket)
+	l.sockets = make(map[int32]*endpoint)
 	l.turn = 1 << 20
-	l.buffer = takeBuffer(true, largeSize)
+	l.buffer = socket.TakeBuffer(socket.LargeSize, socket.LargeSize)
 	return nil
 }
 
@@ -150,7 +152,7 @@ func watch(epoll int, fd int32, events uint32) error {
 func (l *loop) close() {
 	unix.Close(l.epoll)
 	l.waker.Close()
-	giveBack(l.buffer)
+	socket.GiveBack(l.buffer)
 	l.pipes.close()
 	l.woken, l.buffer = false, nil
 	l.inbox, l.letters, l.events, l.sockets, l.ready, l.serving, l.ended, l.clocks = nil, nil, nil, nil, nil, nil, nil, nil

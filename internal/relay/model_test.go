@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // engines are those of this system.
@@ -113,7 +115,7 @@ func (m *model) check(t *testing.T, l *link) int64 {
 			case a.resets:
 			case other.resets:
 				// A socket tells of it once, whoever asks.
-				if !isReset(sendErr) && !isReset(receiveErr) {
+				if !socket.IsReset(sendErr) && !socket.IsReset(receiveErr) {
 					t.Errorf("%s, %s: got errors %v (sending) and %v (receiving), want a reset", m.name, side, sendErr, receiveErr)
 				}
 			case sendErr != nil || receiveErr != io.EOF || got != other.length:

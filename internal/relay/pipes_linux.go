@@ -127,7 +127,7 @@ func (ps *pipes) close() {
 // fill reads bytes into the lane's pipe, both of which are empty. It reports false if
 // that did not work: read then tells why, or does better. Only an error is certain:
 // where a socket's next byte is an urgent one, splice returns EAGAIN or the end.
-func (l *loop) fill(p *pair, ln *lane, src *socket) bool {
+func (l *loop) fill(p *pair, ln *lane, src *endpoint) bool {
 	if ln.pipe == nil {
 		var err error
 		if ln.pipe, err = l.pipes.take(l.now); ln.pipe == nil {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // Portable is the engine that works everywhere and with any connection: two
@@ -86,7 +88,7 @@ func (s *stream) end(cause Cause, err error) (first bool) {
 		s.cause, s.err = cause, err
 		for _, c := range [...]net.Conn{s.up.src.Conn, s.up.dst.Conn} {
 			if cause.abrupt() {
-				closeWithReset(c)
+				socket.Reset(c)
 			} else {
 				c.Close()
 			}
@@ -97,7 +99,7 @@ func (s *stream) end(cause Cause, err error) (first bool) {
 
 // fail ends the stream because of an error of one side.
 func (s *stream) fail(at side, err error) {
-	if isReset(err) {
+	if socket.IsReset(err) {
 		s.end(at.reset, nil)
 	} else {
 		s.end(at.failed, err)
@@ -153,7 +155,7 @@ func (f *flow) run() {
 		f.stream.end(Finished, nil)
 	default:
 		// Nothing is read from the source any more that would tell of a reset.
-		if err := AwaitHangUp(f.src.Conn); err != nil {
+		if err := socket.AwaitHangUp(f.src.Conn); err != nil {
 			f.stream.fail(f.src, err)
 		}
 	}
@@ -174,12 +176,12 @@ func (f *flow) carry() bool {
 			return false
 		}
 	}
-	src := newSource(f.src.Conn)
+	src := socket.NewReader(f.src.Conn)
 	for left > 0 && !f.stopped.Load() {
-		p, err := src.read(left)
+		p, err := src.Read(left)
 		left -= int64(len(p))
 		delivered := f.deliver(p)
-		giveBack(p)
+		socket.GiveBack(p)
 		switch {
 		case !delivered:
 			return false
@@ -228,12 +230,12 @@ func (f *flow) write(p []byte) error {
 // stream.
 func (f *flow) passEnd() bool {
 	// In this order: the other flow may be shutting the source down at this moment.
-	if lostPeer(f.src.Conn) && !f.back.shut.Load() {
-		f.stream.fail(f.src, errReset)
+	if socket.LostPeer(f.src.Conn) && !f.back.shut.Load() {
+		f.stream.fail(f.src, socket.ErrReset)
 		return false
 	}
 	f.shut.Store(true)
-	switch err := shutWrite(f.dst.Conn); err {
+	switch err := socket.CloseWrite(f.dst.Conn); err {
 	case nil:
 		return true
 	case errors.ErrUnsupported:

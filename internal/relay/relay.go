@@ -23,7 +23,7 @@
 //     must not look complete.
 //   - A timeout closes both sides, without a reset.
 //
-// A reset needs a TCP connection, found through NetConn() in wrappers such as
+// A reset needs a TCP connection, which package socket finds beneath wrappers such as
 // [crypto/tls.Conn]. A Unix socket has no resets: its peer sees the end of the
 // stream. A TLS peer whose TCP connection ends between two records without a
 // close_notify counts as finished, because crypto/tls does not tell the two apart.
@@ -36,7 +36,7 @@ import (
 
 // Stream is what an engine takes over: two connections and how to treat them.
 // From Start on the Stream and both connections belong to the engine, which
-// closes them. A connection takes part in half-close if it has CloseWrite() error;
+// closes them. A connection takes part in half-close if socket.CloseWrite supports it;
 // if not, the end of the other side's sending ends the stream, after all bytes
 // read so far are delivered.
 type Stream struct {

@@ -1,6 +1,6 @@
 //go:build linux || darwin
 
-package streamprox
+package socket
 
 import (
 	"net"
@@ -43,7 +43,7 @@ func TestDetachKeepsOptions(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := optionsOf(t, conn)
-			detached, ok := detach(conn)
+			detached, ok := Detach(conn)
 			if !ok {
 				t.Fatal("not detached")
 			}

@@ -1,4 +1,4 @@
-package streamprox
+package socket
 
 import "golang.org/x/sys/unix"
 

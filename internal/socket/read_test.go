@@ -1,4 +1,4 @@
-package streamprox
+package socket
 
 import (
 	"io"
@@ -34,7 +34,8 @@ func TestReadFirstUsesTheConnectionsOwnRead(t *testing.T) {
 	if _, err := io.WriteString(client, "encoded"); err != nil {
 		t.Fatal(err)
 	}
-	got, err := newFirstReader(decodingConn{server.(*net.TCPConn), strings.NewReader("decoded")}).read(100)
+	r := NewReader(decodingConn{server.(*net.TCPConn), strings.NewReader("decoded")})
+	got, err := r.ReadFirst(100)
 	if string(got) != "decoded" || err != nil {
 		t.Errorf("got %q (%v), want what Read returns", got, err)
 	}

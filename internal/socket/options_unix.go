@@ -1,6 +1,6 @@
 //go:build unix && !linux && !darwin
 
-package streamprox
+package socket
 
 import "golang.org/x/sys/unix"
 

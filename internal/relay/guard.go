@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // askInterval is how often the source of a flow is asked for while nobody reads from it,
@@ -25,7 +27,7 @@ type guard struct {
 
 // newGuard returns a guard of source, which does nothing if that is not over a socket.
 func newGuard(source net.Conn, gone func(error)) guard {
-	if rawSocket(source) == nil {
+	if !socket.NoticesHangUp(source) {
 		return guard{}
 	}
 	return guard{source: source, gone: gone}
@@ -59,7 +61,7 @@ func (g *guard) end() {
 
 // ask is what the timer does during a write.
 func (g *guard) ask() {
-	if err := hangUp(g.source); err != nil {
+	if err := socket.HangUp(g.source); err != nil {
 		g.gone(err)
 		return
 	}
