@@ -15,7 +15,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4throttle"
+	"github.com/pires/go-proxyproto"
 	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // slowClose is a connection whose Close takes until it is told to go on.
@@ -152,6 +155,28 @@ func TestServedTLS(t *testing.T) {
 	}
 	if got := handOvers(cx); got != 2 {
 		t.Errorf("got %d hand-overs, want 2", got)
+	}
+}
+
+// TestSocketBeneath: the socket is found beneath all that caddy-l4, its handlers and this
+// package make of a connection.
+func TestSocketBeneath(t *testing.T) {
+	base := new(net.TCPConn)
+	wrap := func(conn net.Conn) net.Conn { return layer4.WrapConnection(conn, nil, zap.NewNop()) }
+	for _, test := range []struct {
+		name string
+		conn net.Conn
+		want net.Conn
+	}{
+		{"caddy-l4's", wrap(base), base},
+		{"TLS that caddy-l4 terminates", tls.Server(wrap(wrap(base)), new(tls.Config)), base},
+		{"PROXY protocol", wrap(proxyproto.NewConn(wrap(base))), base},
+		{"handed over before", wrap(newReplayConn(base, nil, nil)), base},
+		{"a plugin's", wrap(wrapping{Conn: base}), nil},
+	} {
+		if got := socket.Of(test.conn); got != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
 	}
 }
 

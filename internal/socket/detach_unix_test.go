@@ -3,6 +3,7 @@
 package socket
 
 import (
+	"errors"
 	"net"
 	"runtime"
 	"testing"
@@ -52,6 +53,55 @@ func TestDetachKeepsOptions(t *testing.T) {
 				t.Errorf("got %v, want %v (of %v)", after, before, goOptions)
 			}
 		})
+	}
+}
+
+// TestDetach: the socket goes on when whoever had it closes it again.
+func TestDetach(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		near, far := connect(t, network)
+		detached, ok := Detach(near)
+		if !ok {
+			t.Fatalf("%s: not detached", network)
+		}
+		defer detached.Close()
+		if err := near.Close(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s: got error %v, want the first one to be closed", network, err)
+		}
+		send(t, detached, "from the new one")
+		_ = CloseWrite(detached)
+		receivesEnd(t, far, "from the new one")
+	}
+	near, _ := connect(t, "tls")
+	for _, conn := range []net.Conn{near, unknownWrapper{near}} {
+		if same, ok := Detach(conn); ok || same != conn {
+			t.Errorf("%T: got %v and %v, want it as it was", conn, same, ok)
+		}
+	}
+	near, _ = connect(t, "tcp")
+	near.Close()
+	if _, ok := Detach(near); ok {
+		t.Error("a closed one was detached")
+	}
+}
+
+func TestDup(t *testing.T) {
+	near, far := connect(t, "tcp")
+	fd, err := Dup(near)
+	if err != nil {
+		t.Fatal(err)
+	}
+	near.Close()
+	if _, err := unix.Write(fd, []byte("from the second one")); err != nil {
+		t.Error(err)
+	}
+	if _, err := unix.Read(fd, make([]byte, 1)); err != unix.EAGAIN {
+		t.Errorf("reading: got error %v, want %v", err, unix.EAGAIN)
+	}
+	_ = unix.Close(fd)
+	receivesEnd(t, far, "from the second one")
+	if _, err := Dup(near); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("of a closed one: got error %v, want %v", err, net.ErrClosed)
 	}
 }
 
