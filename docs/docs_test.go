@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -493,6 +494,27 @@ func TestLinks(t *testing.T) {
 				t.Errorf("%s: link to %s: no such heading", path, found[1])
 			}
 		}
+	}
+}
+
+// TestExamplesAreListed tests that each example is linked from the first page.
+func TestExamplesAreListed(t *testing.T) {
+	source, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	err = filepath.WalkDir("../examples", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && (filepath.Ext(path) == ".caddyfile" || filepath.Base(path) == "Caddyfile") {
+			found++
+			if !strings.Contains(string(source), "]("+filepath.ToSlash(path)+")") {
+				t.Errorf("README.md has no link to %s", path)
+			}
+		}
+		return err
+	})
+	if err != nil || found == 0 {
+		t.Errorf("found %d examples: %v", found, err)
 	}
 }
 

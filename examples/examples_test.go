@@ -1,4 +1,4 @@
-// Package examples tests the Caddyfiles in this folder and those below: each is formatted,
+// Package examples tests the Caddyfiles in the folders here: each is formatted,
 // adapts, validates and runs, and does what its first lines say.
 package examples
 
@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -39,9 +38,6 @@ const patience = 20 * time.Second
 
 // examples are the Caddyfiles and the tests that do what their first lines say.
 var examples = map[string]func(*testing.T){
-	"port.caddyfile":               testPort,
-	"wrapper.caddyfile":            testWrapper,
-	"https.caddyfile":              testHTTPS,
 	"demo/demo.caddyfile":          nil, // tested in its folder, with the servers behind it
 	"autobahn/Caddyfile":           testAutobahn,
 	"events/Caddyfile":             testEvents,
@@ -49,7 +45,9 @@ var examples = map[string]func(*testing.T){
 	"everything/wrapper/Caddyfile": testEverythingWrapper,
 	"example4/Caddyfile":           testExample4,
 	"existing-sites/Caddyfile":     testExistingSites,
+	"https/Caddyfile":              testHTTPS,
 	"mqtt/Caddyfile":               testMQTT,
+	"port/Caddyfile":               testPort,
 	"portforward/Caddyfile":        testPortForward,
 	"protocol/Caddyfile":           testProtocol,
 	"proxy-protocol/Caddyfile":     testProxyProtocol,
@@ -57,6 +55,7 @@ var examples = map[string]func(*testing.T){
 	"ssh/Caddyfile":                testSSH,
 	"twisted-proxy/Caddyfile":      testTwistedProxy,
 	"txws/Caddyfile":               testTxWS,
+	"wrapper/Caddyfile":            testWrapper,
 }
 
 func TestMain(m *testing.M) {
@@ -165,55 +164,6 @@ func testJSON(t *testing.T, path string, source []byte) {
 	}
 }
 
-func testPort(t *testing.T) {
-	port, sshd := freePort(t), greeter(t)
-	t.Setenv("PORT", port)
-	t.Setenv("CHAT_PORT", freePort(t))
-	t.Setenv("SSH_PORT", sshd)
-	run(t, "port.caddyfile")
-
-	testSiteAndChat(t, "127.0.0.1:"+port)
-	client, _ := newClient(t)
-	if got := get(t, client, "http://127.0.0.1:"+port+"/old/a"); got.status != http.StatusMovedPermanently || got.location != "/" {
-		t.Errorf("/old/a: got %d to %q, want 301 to /", got.status, got.location)
-	}
-	conn := dial(t, "127.0.0.1:"+port)
-	fmt.Fprint(conn, "SSH-2.0-client\r\n")
-	if got, want := readLine(t, conn), "SSH-2.0-server\r\n"; got != want {
-		t.Errorf("ssh: got %q, want %q", got, want)
-	}
-}
-
-func testWrapper(t *testing.T) {
-	port := freePort(t)
-	t.Setenv("PORT", port)
-	t.Setenv("CHAT_PORT", freePort(t))
-	run(t, "wrapper.caddyfile")
-
-	testSiteAndChat(t, "127.0.0.1:"+port)
-	conn := dial(t, "127.0.0.1:"+port)
-	fmt.Fprintf(conn, "GET /..%%2f HTTP/1.1\r\nHost: 127.0.0.1:%s\r\n\r\n", port)
-	if got, want := readLine(t, conn), "HTTP/1.1 400 Bad Request\r\n"; got != want {
-		t.Errorf("dot segment: got %q, want %q", got, want)
-	}
-}
-
-// testSiteAndChat sends a request to the site and one to the chat server, each on a
-// connection of its own.
-func testSiteAndChat(t *testing.T, address string) {
-	t.Helper()
-	client, local := newClient(t)
-	got := get(t, client, "http://"+address+"/")
-	if want := fmt.Sprintf("The site. Your address is %s.\n", *local); got.body != want {
-		t.Errorf("/: got %q, want %q", got.body, want)
-	}
-	client.CloseIdleConnections()
-	got = get(t, client, "http://"+address+"/chat/room")
-	if want := "The chat server. You asked for /chat/room.\n"; got.body != want {
-		t.Errorf("/chat/room: got %q, want %q", got.body, want)
-	}
-}
-
 func testEcho(t *testing.T) {
 	port, echoPort := freePort(t), freePort(t)
 	t.Setenv("PORT", port)
@@ -313,40 +263,6 @@ func webSocketEcho(t *testing.T, host, origin string) (address string) {
 		serving.Wait()
 	})
 	return server.Listener.Addr().String()
-}
-
-func testHTTPS(t *testing.T) {
-	plain, secure := freePort(t), freePort(t)
-	t.Setenv("HTTP_PORT", plain)
-	t.Setenv("HTTPS_PORT", secure)
-	run(t, "https.caddyfile")
-
-	for _, test := range []struct {
-		name   string
-		http2  bool
-		wanted string
-	}{
-		{"HTTP/2", true, "HTTP/2.0"},
-		{"HTTP/1.1", false, "HTTP/1.1"},
-	} {
-		client, local := newClient(t)
-		transport := client.Transport.(*http.Transport)
-		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
-		transport.ForceAttemptHTTP2 = test.http2
-		got := get(t, client, "https://localhost:"+secure+"/")
-		if want := fmt.Sprintf("The site, with %s. Your address is %s.\n", test.wanted, *local); got.body != want {
-			t.Errorf("%s: got %q, want %q", test.name, got.body, want)
-		}
-		if got.altSvc != "" {
-			t.Errorf("%s: got Alt-Svc %q, though nobody serves HTTP/3", test.name, got.altSvc)
-		}
-	}
-
-	client, _ := newClient(t)
-	got := get(t, client, "http://localhost:"+plain+"/")
-	if want := "https://localhost/"; got.status != http.StatusPermanentRedirect || got.location != want {
-		t.Errorf("redirect: got %d to %q, want 308 to %q", got.status, got.location, want)
-	}
 }
 
 // adapt turns a Caddyfile into a configuration, in which only the admin endpoint and
