@@ -45,6 +45,7 @@ var examples = map[string]func(*testing.T){
 	"everything/wrapper/Caddyfile": testEverythingWrapper,
 	"example4/Caddyfile":           testExample4,
 	"existing-sites/Caddyfile":     testExistingSites,
+	"grpc/Caddyfile":               testGRPC,
 	"https/Caddyfile":              testHTTPS,
 	"mqtt/Caddyfile":               testMQTT,
 	"port/Caddyfile":               testPort,
