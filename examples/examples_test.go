@@ -53,6 +53,8 @@ var examples = map[string]func(*testing.T){
 	"protocol/Caddyfile":           testProtocol,
 	"proxy-protocol/Caddyfile":     testProxyProtocol,
 	"remote-echo/Caddyfile":        testEcho,
+	"socketio/Caddyfile":           testSocketIO,
+	"socketio/https/Caddyfile":     testSocketIOHTTPS,
 	"ssh/Caddyfile":                testSSH,
 	"twisted-proxy/Caddyfile":      testTwistedProxy,
 	"txws/Caddyfile":               testTxWS,
