@@ -153,16 +153,25 @@ func testHTTP3(t *testing.T, site string) {
 	}
 }
 
-// sshServer is a running sshd.
-type sshServer struct{ port, dir string }
+// sshServer is a running sshd, and what it logs.
+type sshServer struct {
+	port, dir string
+	log       *output
+}
 
 // startSSH runs an sshd, until the test ends, to which root can log in with the key
 // dir/user.
 func startSSH(t *testing.T) *sshServer {
 	t.Helper()
+	return startSSHOn(t, freePort(t))
+}
+
+// startSSHOn is startSSH with a port of 127.0.0.1, and of ::1 where there is one.
+func startSSHOn(t *testing.T, port string) *sshServer {
+	t.Helper()
 	sshd, keygen := tool(t, "sshd", "openssh-server"), tool(t, "ssh-keygen", "openssh-client")
 	tool(t, "ssh", "openssh-client")
-	s := &sshServer{freePort(t), t.TempDir()}
+	s := &sshServer{port: port, dir: t.TempDir()}
 	for _, name := range []string{"host", "user"} {
 		if out, err := exec.Command(keygen, "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(s.dir, name)).CombinedOutput(); err != nil {
 			t.Fatalf("ssh-keygen: %v: %s", err, out)
@@ -170,6 +179,7 @@ func startSSH(t *testing.T) *sshServer {
 	}
 	config := filepath.Join(s.dir, "sshd_config")
 	if err := os.WriteFile(config, fmt.Appendf(nil, `ListenAddress 127.0.0.1
+ListenAddress ::1
 Port %s
 HostKey %s
 AuthorizedKeysFile %s
@@ -183,7 +193,7 @@ PidFile none
 	if os.Geteuid() == 0 {
 		_ = os.MkdirAll("/run/sshd", 0o755) // sshd wants it when it is root
 	}
-	program(t, exec.Command(sshd, "-D", "-e", "-f", config))
+	s.log = program(t, exec.Command(sshd, "-D", "-e", "-f", config))
 	answers(t, "127.0.0.1:"+s.port)
 	return s
 }

@@ -56,6 +56,7 @@ var examples = map[string]func(*testing.T){
 	"socketio/Caddyfile":           testSocketIO,
 	"socketio/https/Caddyfile":     testSocketIOHTTPS,
 	"ssh/Caddyfile":                testSSH,
+	"ssh-behind-proxy/Caddyfile":   nil, // tested on Linux alone, by TestSSHBehindProxy
 	"twisted-proxy/Caddyfile":      testTwistedProxy,
 	"txws/Caddyfile":               testTxWS,
 	"wrapper/Caddyfile":            testWrapper,
