@@ -49,7 +49,8 @@ EXPOSE 80 443 443/udp
 HEALTHCHECK --interval=30s --timeout=3s --start-period=10s \
 	CMD ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1:2019/metrics"]
 
-# At SIGTERM the connections drain, for grace_period if it is set, else for 10 s.
-# Give "docker stop" more time than that: --time 20.
+# At SIGTERM the HTTP app waits for its requests, without end if no grace_period is set,
+# and then relay for its streams, for grace_period or 10 s. Give "docker stop" more time
+# than twice the grace_period: --time 30.
 STOPSIGNAL SIGTERM
 CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]

@@ -42,6 +42,7 @@ func TestPackagedVersions(t *testing.T) {
 		{"xcaddy.json", `"caddy_version": "(.*)"`, caddyVersion},
 		{"tools/go.mod", `(?m)^go (\d+\.\d+)`, goVersion},
 		{"bench/go.mod", `(?m)^go (\d+\.\d+)`, goVersion},
+		{"contrib/check/go.mod", `(?m)^go (\d+\.\d+)`, goVersion},
 	} {
 		found := regexp.MustCompile(test.pattern).FindAllStringSubmatch(packaged(t, test.file), -1)
 		if len(found) == 0 {
