@@ -335,10 +335,10 @@ func stripPrefix(path, prefix string) string {
 			return path
 		}
 		c, n := path[i], 1
-		if isEscape(path[i:]) && !isEscape(prefix[j:]) {
-			c, n = hexDigit(path[i+1])<<4|hexDigit(path[i+2]), 3
+		if decoded, ok := httphead.Unescape(path[i:]); ok && !isEscape(prefix[j:]) {
+			c, n = decoded, len("%00")
 		}
-		if lowerASCII(c) != lowerASCII(prefix[j]) {
+		if httphead.Lower(c) != httphead.Lower(prefix[j]) {
 			return path
 		}
 		i += n
@@ -352,7 +352,8 @@ func stripPrefix(path, prefix string) string {
 
 // isEscape reports whether s begins with a percent-encoding.
 func isEscape(s string) bool {
-	return len(s) >= 3 && s[0] == '%' && hexDigit(s[1]) <= 15 && hexDigit(s[2]) <= 15
+	_, ok := httphead.Unescape(s)
+	return ok
 }
 
 // The fields of ForwardedFields.
@@ -373,13 +374,13 @@ func (h *RewriteHead) forward(lines headLines, cx *layer4.Connection, in *inspec
 	var chain []string
 	if trusted {
 		for _, f := range in.head.Fields {
-			if value := fieldValue(in.data, f); value != "" && foldEqual(f.Name.Of(in.data), forwardedFor) {
+			if value := fieldValue(in.data, f); value != "" && httphead.EqualFold(f.Name.Of(in.data), forwardedFor) {
 				chain = append(chain, value)
 			}
 		}
 	}
 	lines = slices.DeleteFunc(lines, func(l headLine) bool {
-		if trusted && (foldEqual(l.name, forwardedHost) || foldEqual(l.name, forwardedProto)) {
+		if trusted && (httphead.EqualFold(l.name, forwardedHost) || httphead.EqualFold(l.name, forwardedProto)) {
 			return false
 		}
 		return slices.ContainsFunc(clientsOwn, func(name string) bool { return httphead.SameVariable(l.name, name) })
@@ -413,13 +414,13 @@ func peerAddress(peer net.Addr) (netip.Addr, bool) {
 // is reports whether the line is of the field of that name, or of an alias of it. A field
 // that must stay is not edited under the name of an alias.
 func (l headLine) is(name string) bool {
-	return foldEqual(l.name, name) ||
+	return httphead.EqualFold(l.name, name) ||
 		httphead.SameVariable(l.name, name) && untouchable[strings.ToLower(string(l.name))] == ""
 }
 
 // index returns the index of the first field written with that name, or -1.
 func (l headLines) index(name string) int {
-	return slices.IndexFunc(l, func(line headLine) bool { return foldEqual(line.name, name) })
+	return slices.IndexFunc(l, func(line headLine) bool { return httphead.EqualFold(line.name, name) })
 }
 
 func (l headLines) has(name string) bool { return l.index(name) >= 0 }

@@ -101,7 +101,7 @@ func protocolMatcher(protocol string) headMatcher {
 	case "grpc":
 		return func(v *headView) answerKind {
 			for _, f := range v.head.Fields {
-				if !foldEqual(f.Name.Of(v.data), "content-type") {
+				if !httphead.EqualFold(f.Name.Of(v.data), "content-type") {
 					continue
 				}
 				if f.Folded {
@@ -218,14 +218,10 @@ func (v *headView) normalizePath() ([]byte, answerKind) {
 	for i := 0; i < len(raw); i++ {
 		c := raw[i]
 		if c == '%' {
-			if i+2 >= len(raw) {
+			var ok bool
+			if c, ok = httphead.Unescape(raw[i:]); !ok {
 				return nil, unsure
 			}
-			high, low := hexDigit(raw[i+1]), hexDigit(raw[i+2])
-			if high > 15 || low > 15 {
-				return nil, unsure
-			}
-			c = high<<4 | low
 			i += 2
 		}
 		switch {
@@ -261,20 +257,6 @@ func hasDotSegment(p []byte) bool {
 
 var slash = []byte("/")
 
-// hexDigit returns the value of a hexadecimal digit, more than 15 if c is none.
-func hexDigit(c byte) byte {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0'
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10
-	case 'A' <= c && c <= 'F':
-		return c - 'A' + 10
-	default:
-		return 0xff
-	}
-}
-
 // hostMatcher is MatchHost for constant names.
 func hostMatcher(configured caddyhttp.MatchHost) headMatcher {
 	var exact, wild []string
@@ -294,7 +276,7 @@ func hostMatcher(configured caddyhttp.MatchHost) headMatcher {
 			return unsure
 		}
 		for _, name := range exact {
-			if foldEqual(host, name) {
+			if httphead.EqualFold(host, name) {
 				return yes
 			}
 		}
@@ -339,7 +321,7 @@ func matchLabels(pattern string, host []byte) bool {
 	for {
 		want, restPattern, morePattern := strings.Cut(pattern, ".")
 		got, restHost, moreHost := bytes.Cut(host, dot)
-		if want != "*" && !foldEqual(got, want) || morePattern != moreHost {
+		if want != "*" && !httphead.EqualFold(got, want) || morePattern != moreHost {
 			return false
 		}
 		if !morePattern {
@@ -400,7 +382,7 @@ func (c *fieldCondition) match(v *headView) answerKind {
 	}
 	found := false
 	for _, f := range v.head.Fields {
-		if len(c.name) != int(f.Name.End-f.Name.Start) || !foldEqual(f.Name.Of(v.data), c.name) {
+		if len(c.name) != int(f.Name.End-f.Name.Start) || !httphead.EqualFold(f.Name.Of(v.data), c.name) {
 			continue
 		}
 		if f.Folded {
@@ -489,7 +471,7 @@ func validQuery(query []byte) bool {
 		case ';':
 			return false
 		case '%':
-			if i+2 >= len(query) || hexDigit(query[i+1]) > 15 || hexDigit(query[i+2]) > 15 {
+			if _, ok := httphead.Unescape(query[i:]); !ok {
 				return false
 			}
 			i += 2
@@ -531,7 +513,7 @@ func decodesTo(b []byte, want string) bool {
 		case '+':
 			c = ' '
 		case '%':
-			c = hexDigit(b[i+1])<<4 | hexDigit(b[i+2])
+			c, _ = httphead.Unescape(b[i:])
 			i += 2
 		}
 		if n >= len(want) || want[n] != c {
@@ -577,26 +559,6 @@ func matchAll(matchers []headMatcher, v *headView) answerKind {
 		}
 	}
 	return yes
-}
-
-// foldEqual compares ASCII text without regard to letter case.
-func foldEqual(a []byte, b string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i, c := range a {
-		if c != b[i] && lowerASCII(c) != lowerASCII(b[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-func lowerASCII(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		c += 'a' - 'A'
-	}
-	return c
 }
 
 func isASCII(s string) bool {

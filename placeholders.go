@@ -102,7 +102,7 @@ func (in *inspection) stop() { in.took = time.Since(in.started) }
 func fieldValues(data []byte, head *httphead.Reader, name, separator string) string {
 	var values []string
 	for _, f := range head.Fields {
-		if foldEqual(f.Name.Of(data), name) {
+		if httphead.EqualFold(f.Name.Of(data), name) {
 			values = append(values, fieldValue(data, f))
 		}
 	}

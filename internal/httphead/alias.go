@@ -43,7 +43,7 @@ func isAlias(name []byte) bool {
 
 // unaliased returns what a character of a field name counts as.
 func unaliased(c byte) byte {
-	if c = lower(c); isDigit(c) || 'a' <= c && c <= 'z' {
+	if c = Lower(c); isDigit(c) || 'a' <= c && c <= 'z' {
 		return c
 	}
 	return '-'

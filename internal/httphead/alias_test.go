@@ -23,7 +23,7 @@ func TestSameVariable(t *testing.T) {
 	for c := range 256 {
 		if b := byte(c); class[b]&tokenByte != 0 {
 			name := "X" + string(rune(b)) + "User"
-			alphanumeric := isDigit(b) || 'a' <= lower(b) && lower(b) <= 'z'
+			alphanumeric := isDigit(b) || 'a' <= Lower(b) && Lower(b) <= 'z'
 			tests = append(tests, struct {
 				a, b string
 				same bool

@@ -62,30 +62,3 @@ func all(b []byte, bit uint8) bool {
 	}
 	return true
 }
-
-// equalFold compares ASCII text without regard to letter case.
-func equalFold[T string | []byte](a []byte, b T) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i, c := range a {
-		if lower(c) != lower(b[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-// hasPrefixFold reports whether b begins with the ASCII text prefix, in any letter case.
-func hasPrefixFold(b []byte, prefix string) bool {
-	return len(b) >= len(prefix) && equalFold(b[:len(prefix)], prefix)
-}
-
-func lower(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		c += 'a' - 'A'
-	}
-	return c
-}
-
-func isDigit(c byte) bool { return class[c]&digitByte != 0 }

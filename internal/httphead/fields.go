@@ -32,11 +32,11 @@ func (r *Reader) endField(data []byte, end, i int) {
 	var err *Error
 	switch name := f.Name.Of(data); len(name) { // spares most fields the comparisons
 	case len("Connection"):
-		if equalFold(name, "Connection") {
+		if EqualFold(name, "Connection") {
 			err = r.beginList(connectionField, value.Of(data))
 		}
 	case len("Trailer"), len("Host"), len("Content-Length"), len("Transfer-Encoding"):
-		if equalFold(name, "Upgrade") {
+		if EqualFold(name, "Upgrade") {
 			err = r.beginList(upgradeField, value.Of(data))
 		} else {
 			err = r.checkField(data, name, value)
@@ -63,16 +63,16 @@ func trim(data []byte, start, end int) Span {
 func (r *Reader) checkField(data, name []byte, value Span) *Error {
 	r.special = true
 	switch {
-	case equalFold(name, "Host"):
+	case EqualFold(name, "Host"):
 		if r.opts.response {
 			return nil // has no meaning there
 		}
 		return r.readHost(data, value)
-	case equalFold(name, "Content-Length"):
+	case EqualFold(name, "Content-Length"):
 		return r.readLength(data, value)
-	case equalFold(name, "Transfer-Encoding"):
+	case EqualFold(name, "Transfer-Encoding"):
 		return r.readCoding(value.Of(data))
-	case equalFold(name, "Trailer"):
+	case EqualFold(name, "Trailer"):
 		r.badTrailer = r.badTrailer || namesFraming(value.Of(data))
 		return nil
 	}
@@ -146,7 +146,7 @@ func (r *Reader) readCoding(value []byte) *Error {
 		return ErrCodingRepeated
 	}
 	r.coded = true
-	if !equalFold(value, "chunked") {
+	if !EqualFold(value, "chunked") {
 		return ErrCoding
 	}
 	if r.ContentLength >= 0 && !r.opts.Lenient {
@@ -162,7 +162,7 @@ func namesFraming(list []byte) bool {
 		var name []byte
 		name, list, _ = bytes.Cut(list, comma)
 		name = bytes.Trim(name, " \t")
-		if equalFold(name, "Transfer-Encoding") || equalFold(name, "Content-Length") || equalFold(name, "Trailer") {
+		if EqualFold(name, "Transfer-Encoding") || EqualFold(name, "Content-Length") || EqualFold(name, "Trailer") {
 			return true
 		}
 	}

@@ -76,10 +76,10 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 		switch known(name) {
 		case connectionField:
 			// Once, and only in the words that are wanted.
-			keep = !hasConnection && connection != "" && equalFold(value, connection)
+			keep = !hasConnection && connection != "" && EqualFold(value, connection)
 			hasConnection = hasConnection || keep
 		case upgradeField:
-			keep = !hasUpgrade && out.Upgrade != "" && equalFold(value, out.Upgrade)
+			keep = !hasUpgrade && out.Upgrade != "" && EqualFold(value, out.Upgrade)
 			hasUpgrade = hasUpgrade || keep
 		case hopField:
 			keep = false
@@ -89,7 +89,7 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 		case codingField:
 			keep = r.Chunked
 		case hostField:
-			if len(authority) > 0 && !equalFold(value, authority) {
+			if len(authority) > 0 && !EqualFold(value, authority) {
 				value, rewrite = authority, true // RFC 9112 section 3.2.2
 			}
 		default:
@@ -166,7 +166,7 @@ func (r *Response) Forward(dst, data []byte) []byte {
 		case codingField:
 			keep = framed
 		case otherField:
-			keep = !options.names(data, name) || endToEnd(name) || equalFold(name, "Set-Cookie")
+			keep = !options.names(data, name) || endToEnd(name) || EqualFold(name, "Set-Cookie")
 		}
 		if keep {
 			dst = r.appendField(dst, data, i)
@@ -224,7 +224,7 @@ func (r *Response) appendField(dst, data []byte, i int) []byte {
 // 6455 section 4.1).
 func (f *Forwarded) Switches(r *Response, data []byte) bool {
 	protocol, n := r.Lookup(data, "Upgrade")
-	if f.Upgrade == "" || r.Status != 101 || r.Minor == 0 || n != 1 || !equalFold(protocol, f.Upgrade) ||
+	if f.Upgrade == "" || r.Status != 101 || r.Minor == 0 || n != 1 || !EqualFold(protocol, f.Upgrade) ||
 		!connectionOptions(r.Fields, data).has(data, "upgrade") {
 		return false
 	}
@@ -281,13 +281,13 @@ func appendField(head, name, value []byte) []byte {
 func (f *Forward) upgrade(r *Reader, data []byte, options *options) (protocol string, key []byte) {
 	key, hasKey := webSocketKey(r, data, options)
 	for _, field := range r.Fields {
-		if !equalFold(field.Name.Of(data), "Upgrade") {
+		if !EqualFold(field.Name.Of(data), "Upgrade") {
 			continue
 		}
 		for list := field.Value; !list.empty(); {
 			var element Span
 			element, list = cutElement(data, list)
-			i := slices.IndexFunc(f.Upgrades, func(allowed string) bool { return equalFold(element.Of(data), allowed) })
+			i := slices.IndexFunc(f.Upgrades, func(allowed string) bool { return EqualFold(element.Of(data), allowed) })
 			switch {
 			case i < 0:
 			case f.Upgrades[i] != "websocket":
@@ -336,7 +336,7 @@ func connectionOptions(fields []Field, data []byte) *options {
 	o := new(options)
 	o.list = o.room[:0]
 	for _, field := range fields {
-		if !equalFold(field.Name.Of(data), "Connection") {
+		if !EqualFold(field.Name.Of(data), "Connection") {
 			continue
 		}
 		for list := field.Value; !list.empty(); {
@@ -364,12 +364,12 @@ func (o *options) check(data []byte) error {
 
 // has reports whether the option is among them.
 func (o *options) has(data []byte, option string) bool {
-	return slices.ContainsFunc(o.list, func(s Span) bool { return equalFold(s.Of(data), option) })
+	return slices.ContainsFunc(o.list, func(s Span) bool { return EqualFold(s.Of(data), option) })
 }
 
 // names reports whether one of them is the name of that field.
 func (o *options) names(data, name []byte) bool {
-	return slices.ContainsFunc(o.list, func(s Span) bool { return equalFold(s.Of(data), name) })
+	return slices.ContainsFunc(o.list, func(s Span) bool { return EqualFold(s.Of(data), name) })
 }
 
 // cutElement returns the first element of a list (RFC 9110 section 5.6.1), and what
@@ -392,11 +392,11 @@ func cutElement(data []byte, list Span) (element, rest Span) {
 // attack on who is behind it.
 func endToEnd(name []byte) bool {
 	const forwardedFor = "X-Forwarded-"
-	if len(name) > len(forwardedFor) && equalFold(name[:len(forwardedFor)], forwardedFor) {
+	if len(name) > len(forwardedFor) && EqualFold(name[:len(forwardedFor)], forwardedFor) {
 		return true
 	}
 	for _, field := range [...]string{"Host", "Content-Length", "Transfer-Encoding", "Authorization", "Cookie", "Forwarded"} {
-		if equalFold(name, field) {
+		if EqualFold(name, field) {
 			return true
 		}
 	}
@@ -434,7 +434,7 @@ var kinds = []struct {
 // known returns the kind of the field of that name.
 func known(name []byte) kind {
 	for _, k := range kinds {
-		if equalFold(name, k.name) {
+		if EqualFold(name, k.name) {
 			return k.kind
 		}
 	}

@@ -108,7 +108,7 @@ func bounded(t *testing.T, data []byte, fields []Field, most int) {
 	for _, name := range []string{"Connection", "Upgrade"} {
 		elements := 0
 		for _, f := range fields[:max(len(fields)-1, 0)] {
-			if equalFold(f.Name.Of(data), name) {
+			if EqualFold(f.Name.Of(data), name) {
 				elements += 1 + bytes.Count(f.Value.Of(data), comma)
 			}
 		}
@@ -183,7 +183,7 @@ func unescape(path []byte) (string, bool) {
 		c := path[i]
 		if c == '%' {
 			var ok bool
-			if c, ok = unhex(path[i+1:]); !ok {
+			if c, ok = Unescape(path[i:]); !ok {
 				return "", false
 			}
 			i += 2
@@ -611,7 +611,7 @@ func FuzzForward(f *testing.F) {
 			case lower == "transfer-encoding" && !r.Chunked:
 				continue
 			case lower == "host":
-				if target := name + ":" + string(r.Host.Of(data)); !equalFold([]byte(field), target) {
+				if target := name + ":" + string(r.Host.Of(data)); !EqualFold([]byte(field), target) {
 					field = target
 				}
 			}
@@ -636,7 +636,7 @@ func FuzzForward(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q: passed on as %q: net/http: %v", in, head, err)
 		}
-		if req.Method != a.method || req.RequestURI != a.target || !equalFold([]byte(req.Host), a.host) || req.ProtoMinor != a.minor {
+		if req.Method != a.method || req.RequestURI != a.target || !EqualFold([]byte(req.Host), a.host) || req.ProtoMinor != a.minor {
 			t.Errorf("%q: net/http: %s %s, host %q, %s, want %+v", head, req.Method, req.RequestURI, req.Host, req.Proto, a)
 		}
 		if length := max(a.length, 0); a.chunked != (len(req.TransferEncoding) > 0) || !a.chunked && req.ContentLength != length {
@@ -818,7 +818,7 @@ func valuesOf(fields []Field, data []byte, name string) (values []string) {
 func inLower(s string) string {
 	b := []byte(s)
 	for i, c := range b {
-		b[i] = lower(c)
+		b[i] = Lower(c)
 	}
 	return string(b)
 }

@@ -96,7 +96,7 @@ func sameAuthority(a, b []byte, defaultPort string) bool {
 		a, b = b, a
 	}
 	n := len(a)
-	return equalFold(a, b[:n]) && (n == len(b) || string(b[n:]) == defaultPort)
+	return EqualFold(a, b[:n]) && (n == len(b) || string(b[n:]) == defaultPort)
 }
 
 // defaultPort returns the port, after its colon, that a client may leave out of the Host

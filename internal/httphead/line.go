@@ -101,7 +101,7 @@ var space = []byte(" ")
 func hasOtherVersion(line []byte) bool {
 	word := line[bytes.LastIndexByte(line, ' ')+1:]
 	name, number, ok := bytes.Cut(word, slash)
-	return ok && len(name) > 0 && all(name, tokenByte) && !equalFold(name, "HTTP") &&
+	return ok && len(name) > 0 && all(name, tokenByte) && !EqualFold(name, "HTTP") &&
 		len(number) == 3 && isDigit(number[0]) && number[1] == '.' && isDigit(number[2])
 }
 
@@ -139,7 +139,7 @@ var methods = []string{"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH
 // whether it is in its own.
 func knownMethod(word []byte) (known, exact bool) {
 	for _, m := range methods {
-		if equalFold(word, m) {
+		if EqualFold(word, m) {
 			return true, string(word) == m
 		}
 	}

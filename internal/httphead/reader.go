@@ -306,7 +306,7 @@ func (r *Reader) Options() Options { return r.opts }
 // fields have it. Letter case does not matter. data is what Read was given.
 func (r *Reader) Lookup(data []byte, name string) (value []byte, n int) {
 	for _, f := range r.Fields {
-		if !equalFold(f.Name.Of(data), name) {
+		if !EqualFold(f.Name.Of(data), name) {
 			continue
 		}
 		if n == 0 {

@@ -8,7 +8,7 @@ import (
 // TestSkip puts every byte in every place of two words, among bytes that are
 // next to the limits of the classes.
 func TestSkip(t *testing.T) {
-	letter := func(c byte) bool { return 'a' <= lower(c) && lower(c) <= 'z' || c == '-' }
+	letter := func(c byte) bool { return 'a' <= Lower(c) && Lower(c) <= 'z' || c == '-' }
 	text := func(c byte) bool { return class[c]&lineByte != 0 }
 	for _, test := range []struct {
 		name   string

@@ -100,7 +100,7 @@ func (r *Reader) split(data []byte, start int, hasAuthority bool) {
 // there is none (RFC 3986 section 3.1).
 func schemeLen(target []byte) int {
 	for i, c := range target {
-		switch c = lower(c); {
+		switch c = Lower(c); {
 		case 'a' <= c && c <= 'z':
 		case i > 0 && (isDigit(c) || c == '+' || c == '-' || c == '.'):
 		case c == ':':
@@ -132,7 +132,7 @@ func checkPath(path []byte) *Error {
 		}
 		if c == '%' {
 			var ok bool
-			if c, ok = unhex(path[i+1:]); !ok {
+			if c, ok = Unescape(path[i:]); !ok {
 				return ErrPath
 			}
 			i += 2
@@ -158,30 +158,4 @@ func checkPath(path []byte) *Error {
 		return ErrDotSegment
 	}
 	return nil
-}
-
-// unhex returns the byte that the first two bytes of s encode.
-func unhex(s []byte) (c byte, ok bool) {
-	if len(s) < 2 {
-		return 0, false
-	}
-	for _, d := range s[:2] {
-		v, ok := hexDigit(d)
-		if !ok {
-			return 0, false
-		}
-		c = c<<4 | v
-	}
-	return c, true
-}
-
-// hexDigit returns the value of the HEXDIG c in any letter case.
-func hexDigit(c byte) (v byte, ok bool) {
-	switch c = lower(c); {
-	case isDigit(c):
-		return c - '0', true
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10, true
-	}
-	return 0, false
 }
