@@ -373,8 +373,8 @@ func (h *RewriteHead) forward(lines headLines, cx *layer4.Connection, in *inspec
 
 	var chain []string
 	if trusted {
-		for _, f := range in.head.Fields {
-			if value := fieldValue(in.data, f); value != "" && httphead.EqualFold(f.Name.Of(in.data), forwardedFor) {
+		for f := range in.head.Named(in.data, forwardedFor) {
+			if value := fieldValue(in.data, f); value != "" {
 				chain = append(chain, value)
 			}
 		}

@@ -101,10 +101,8 @@ func (in *inspection) stop() { in.took = time.Since(in.started) }
 // matter.
 func fieldValues(data []byte, head *httphead.Reader, name, separator string) string {
 	var values []string
-	for _, f := range head.Fields {
-		if httphead.EqualFold(f.Name.Of(data), name) {
-			values = append(values, fieldValue(data, f))
-		}
+	for f := range head.Named(data, name) {
+		values = append(values, fieldValue(data, f))
 	}
 	return strings.Join(values, separator)
 }

@@ -280,10 +280,7 @@ func appendField(head, name, value []byte) []byte {
 // 3.1.5.1), and whether the server accepts it is its own to say.
 func (f *Forward) upgrade(r *Reader, data []byte, options *options) (protocol string, key []byte) {
 	key, hasKey := webSocketKey(r, data, options)
-	for _, field := range r.Fields {
-		if !EqualFold(field.Name.Of(data), "Upgrade") {
-			continue
-		}
+	for field := range r.Named(data, "Upgrade") {
 		for list := field.Value; !list.empty(); {
 			var element Span
 			element, list = cutElement(data, list)

@@ -25,6 +25,8 @@
 // net/http rejects.
 package httphead
 
+import "iter"
+
 // Verdict says what the bytes are.
 type Verdict uint8
 
@@ -302,13 +304,22 @@ func (r *Reader) Err() error {
 // Options returns the options given to Reset.
 func (r *Reader) Options() Options { return r.opts }
 
-// Lookup returns the value of the first field of that name, and how many
-// fields have it. Letter case does not matter. data is what Read was given.
-func (r *Reader) Lookup(data []byte, name string) (value []byte, n int) {
-	for _, f := range r.Fields {
-		if !EqualFold(f.Name.Of(data), name) {
-			continue
+// Named returns the fields of that name, in the order received. Letter case does not
+// matter. data is what Read was given.
+func (r *Reader) Named(data []byte, name string) iter.Seq[Field] {
+	return func(yield func(Field) bool) {
+		for _, f := range r.Fields {
+			if EqualFold(f.Name.Of(data), name) && !yield(f) {
+				return
+			}
 		}
+	}
+}
+
+// Lookup returns the value of the first of the fields that Named returns, and how many
+// there are.
+func (r *Reader) Lookup(data []byte, name string) (value []byte, n int) {
+	for f := range r.Named(data, name) {
 		if n == 0 {
 			value = f.Value.Of(data)
 		}
