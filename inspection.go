@@ -147,8 +147,8 @@ func (in *inspection) request() *httpRequest {
 	if in.outcome != OutcomeHTTP {
 		return nil
 	}
-	if in.http.view.head == nil {
-		in.http.set(in.data, &in.head, tlsTerminated(in.parent, in.conn))
+	if in.http.head.Reader == nil {
+		in.http.head.Reset(in.data, &in.head, tlsTerminated(in.parent, in.conn))
 	}
 	return &in.http
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/mholt/caddy-l4/layer4"
 
+	"github.com/streamprox/caddy-streamprox/internal/headmatch"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 )
 
@@ -38,10 +40,10 @@ type MatchHTTPRequest struct {
 
 // requestSet is a set of HTTP matchers that must all match.
 type requestSet struct {
-	// head holds what can be answered on the bytes of the head, whole says that
-	// this is all of the set.
-	head  []headMatcher
-	whole bool
+	// onHead holds those that are answered on the bytes of the head, whole says that
+	// these are all of the set.
+	onHead headmatch.Set
+	whole  bool
 
 	connect bool // a method matcher names CONNECT
 	full    caddyhttp.MatcherSet
@@ -83,8 +85,8 @@ func (m *MatchHTTPRequest) Provision(ctx caddy.Context) error {
 	for i, full := range sets {
 		set := requestSet{full: full, whole: true, connect: connect[i]}
 		for _, matcher := range full {
-			if onHead := newHeadMatcher(matcher); onHead != nil {
-				set.head = append(set.head, onHead)
+			if onHead := headMatcher(matcher); onHead != nil {
+				set.onHead = append(set.onHead, onHead)
 			} else {
 				set.whole = false
 			}
@@ -111,10 +113,10 @@ func (m *MatchHTTPRequest) match(request *httpRequest, cx func() *layer4.Connect
 		if connect && !set.connect {
 			continue
 		}
-		switch answer := matchAll(set.head, &request.view); {
-		case answer == no:
+		switch answer := set.onHead.Match(&request.head); {
+		case answer == headmatch.No:
 			continue
-		case answer == yes && set.whole:
+		case answer == headmatch.Yes && set.whole:
 			return true, nil
 		}
 		r, err := request.get(cx())
@@ -128,6 +130,57 @@ func (m *MatchHTTPRequest) match(request *httpRequest, cx func() *layer4.Connect
 	return len(m.sets) == 0 && !connect, nil
 }
 
+// headMatcher returns what answers for a provisioned matcher of the HTTP app on the bytes of
+// a head, or nil if only the matcher itself can: it has placeholders, or headmatch does not
+// know its kind or its arguments.
+func headMatcher(matcher any) headmatch.Matcher {
+	switch m := matcher.(type) {
+	case *caddyhttp.MatchMethod:
+		return headmatch.Method(*m)
+	case *caddyhttp.MatchPath:
+		// On Windows MatchPath has further rules.
+		if runtime.GOOS != "windows" && !slices.ContainsFunc(*m, dynamic) {
+			return headmatch.Path(*m)
+		}
+	case *caddyhttp.MatchHost:
+		if !slices.ContainsFunc(*m, dynamic) {
+			return headmatch.Host(*m)
+		}
+	case *caddyhttp.MatchHeader:
+		if !anyDynamic(*m) {
+			return headmatch.Header(*m)
+		}
+	case *caddyhttp.MatchQuery:
+		if !anyDynamic(*m) {
+			return headmatch.Query(*m)
+		}
+	case *caddyhttp.MatchProtocol:
+		return headmatch.Protocol(string(*m))
+	case *caddyhttp.MatchNot:
+		sets := make([]headmatch.Set, len(m.MatcherSets))
+		for i, set := range m.MatcherSets {
+			for _, negated := range set {
+				sets[i] = append(sets[i], headMatcher(negated))
+			}
+		}
+		return headmatch.Not(sets)
+	}
+	return nil
+}
+
+// anyDynamic reports whether a name or a value depends on the request.
+func anyDynamic(valuesOf map[string][]string) bool {
+	for name, values := range valuesOf {
+		if dynamic(name) || slices.ContainsFunc(values, dynamic) {
+			return true
+		}
+	}
+	return false
+}
+
+// dynamic reports whether a value of the configuration depends on the request.
+func dynamic(value string) bool { return strings.Contains(value, "{") }
+
 // requestOf returns the request at the beginning of cx, nil if there is none, or
 // layer4.ErrConsumedAllPrefetchedBytes if that is not certain yet.
 func requestOf(cx *layer4.Connection) (*httpRequest, error) {
@@ -138,10 +191,10 @@ func requestOf(cx *layer4.Connection) (*httpRequest, error) {
 	data := cx.MatchingBytes()
 	switch p.head.Read(data) {
 	case httphead.HTTP:
-		if p.http.view.head == nil {
-			p.http.set(data, &p.head, tlsState(cx) != nil)
+		if p.http.head.Reader == nil {
+			p.http.head.Reset(data, &p.head, tlsState(cx) != nil)
 		}
-		p.http.view.data = data // it may have moved
+		p.http.head.Data = data // it may have moved
 		return &p.http, nil
 	case httphead.More:
 		if len(data) >= layer4.MaxMatchingBytes {
@@ -156,20 +209,15 @@ func requestOf(cx *layer4.Connection) (*httpRequest, error) {
 // httpRequest is a request as HTTP matchers see it: its head, and for those that need
 // it an *http.Request, built when the first of them asks.
 type httpRequest struct {
-	view    headView
+	head    headmatch.Head
 	request *http.Request
 	err     error
-}
-
-// set makes the request that of the head read from data.
-func (h *httpRequest) set(data []byte, head *httphead.Reader, tls bool) {
-	h.view.data, h.view.head, h.view.tls = data, head, tls
 }
 
 // get returns the *http.Request.
 func (h *httpRequest) get(cx *layer4.Connection) (*http.Request, error) {
 	if h.request == nil && h.err == nil {
-		h.request, h.err = newRequest(cx, h.view.data[:h.view.head.Len])
+		h.request, h.err = newRequest(cx, h.head.Data[:h.head.Reader.Len])
 	}
 	return h.request, h.err
 }
@@ -186,7 +234,7 @@ func newRequest(cx *layer4.Connection, head []byte) (*http.Request, error) {
 		return nil, fmt.Errorf("reading request: %w", err)
 	}
 	for name := range r.Header {
-		if strings.ContainsAny(name, "_.") {
+		if headmatch.Dropped(name) {
 			delete(r.Header, name)
 		}
 	}
@@ -268,6 +316,57 @@ func namesConnect(set caddy.ModuleMap) bool {
 	var methods []string
 	return json.Unmarshal(set["method"], &methods) == nil && slices.Contains(methods, http.MethodConnect)
 }
+
+// MatchInspected matches a connection by the outcome of its inspection. Its JSON is
+// an array of outcomes: `http`, `tls`, `other`, `http2`, `malformed`, `too_large`,
+// `timeout`, `silent`, `eof`. A connection that was not inspected never matches.
+type MatchInspected struct {
+	// Outcomes holds the names, of which one must be the outcome.
+	Outcomes []string `json:"-"`
+
+	mask uint16
+}
+
+// CaddyModule returns the Caddy module information.
+func (*MatchInspected) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.matchers.inspected",
+		New: func() caddy.Module { return new(MatchInspected) },
+	}
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (m *MatchInspected) UnmarshalJSON(b []byte) error {
+	return json.Unmarshal(b, &m.Outcomes)
+}
+
+// MarshalJSON implements json.Marshaler.
+func (m *MatchInspected) MarshalJSON() ([]byte, error) {
+	return json.Marshal(m.Outcomes)
+}
+
+// Provision parses the outcomes.
+func (m *MatchInspected) Provision(caddy.Context) error {
+	if len(m.Outcomes) == 0 {
+		return fmt.Errorf("inspected needs at least one outcome: use %s", strings.Join(outcomeNames[:], ", "))
+	}
+	for _, name := range m.Outcomes {
+		o, err := parseOutcome(name)
+		if err != nil {
+			return err
+		}
+		m.mask |= 1 << o
+	}
+	return nil
+}
+
+// Match implements layer4.ConnMatcher.
+func (m *MatchInspected) Match(cx *layer4.Connection) (bool, error) {
+	in := inspectionOf(cx)
+	return in != nil && m.has(in.outcome), nil
+}
+
+func (m *MatchInspected) has(o Outcome) bool { return m.mask&(1<<o) != 0 }
 
 // Interface guards
 var (

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -15,11 +16,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/difftest"
+	"github.com/streamprox/caddy-streamprox/internal/headmatch"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 )
-
-// String returns the name of the answer.
-func (a answerKind) String() string { return [...]string{"no", "yes", "unsure"}[a] }
 
 // provisionRequestMatcher loads http_request from its JSON.
 func provisionRequestMatcher(t testing.TB, sets string) *MatchHTTPRequest {
@@ -37,7 +36,7 @@ func provisionRequestMatcher(t testing.TB, sets string) *MatchHTTPRequest {
 type matcherPair struct {
 	config string
 	full   caddyhttp.RequestMatcherWithError
-	onHead headMatcher
+	onHead headmatch.Matcher
 }
 
 // matcherPairs returns the matchers of the shared configurations that are answered on
@@ -50,7 +49,7 @@ func matcherPairs(t *testing.T) []matcherPair {
 		config = strings.ReplaceAll(config, difftest.FilesToken, root)
 		for _, set := range provisionRequestMatcher(t, config).sets {
 			for _, matcher := range set.full {
-				if onHead := newHeadMatcher(matcher); onHead != nil {
+				if onHead := headMatcher(matcher); onHead != nil {
 					pairs = append(pairs, matcherPair{config, matcher.(caddyhttp.RequestMatcherWithError), onHead})
 				}
 			}
@@ -68,7 +67,7 @@ func asHTTPApp(t *testing.T, head string) *http.Request {
 		t.Fatalf("%q was accepted, net/http says: %v", head, err)
 	}
 	for name := range r.Header {
-		if strings.ContainsAny(name, "_.") {
+		if headmatch.Dropped(name) {
 			delete(r.Header, name)
 		}
 	}
@@ -77,12 +76,12 @@ func asHTTPApp(t *testing.T, head string) *http.Request {
 
 // readHead reads a head, strictly if that is possible. It returns nil for what is no
 // HTTP.
-func readHead(head string) *headView {
+func readHead(head string) *headmatch.Head {
 	for _, lenient := range []bool{false, true} {
 		reader := new(httphead.Reader)
 		reader.Reset(httphead.Options{Lenient: lenient})
 		if data := []byte(head); reader.Read(data) == httphead.HTTP {
-			return &headView{data: data, head: reader}
+			return &headmatch.Head{Data: data, Reader: reader}
 		}
 	}
 	return nil
@@ -108,8 +107,8 @@ func lenientRequests() []difftest.Request {
 	return requests
 }
 
-// TestHeadMatchersDifferential asserts that a headMatcher answers as the matcher of the
-// HTTP app from which it was made, or leaves it to that.
+// TestHeadMatchersDifferential asserts that what answers on the head answers as the matcher
+// of the HTTP app does, or leaves it to that.
 func TestHeadMatchersDifferential(t *testing.T) {
 	pairs := matcherPairs(t)
 	requests := append(difftest.Requests(), lenientRequests()...)
@@ -119,16 +118,16 @@ func TestHeadMatchersDifferential(t *testing.T) {
 	}
 	var asked, accepted, unsures int
 	for _, request := range requests {
-		view := readHead(request.Head)
-		if view == nil {
+		head := readHead(request.Head)
+		if head == nil {
 			continue
 		}
 		accepted++
 		r := asHTTPApp(t, request.Head)
 		for _, pair := range pairs {
 			asked++
-			got := pair.onHead(view)
-			if got == unsure {
+			got := pair.onHead(head)
+			if got == headmatch.Unsure {
 				unsures++
 				continue
 			}
@@ -136,8 +135,8 @@ func TestHeadMatchersDifferential(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", pair.config, err)
 			}
-			if want := answerOf(matched); got != want {
-				t.Errorf("%s on %s %.500q: got %s, want %s", pair.config, request.Name, request.Head, got, want)
+			if matched != (got == headmatch.Yes) {
+				t.Errorf("%s on %s %.500q: got %s, the HTTP app says %v", pair.config, request.Name, request.Head, got, matched)
 			}
 		}
 	}
@@ -169,8 +168,8 @@ var browserWebSocket = difftest.NewRequest("browser WebSocket", "GET /chat/room/
 	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 	"Sec-WebSocket-Extensions: permessage-deflate")
 
-// TestHeadMatchersDecide asserts that on ordinary requests no headMatcher leaves the
-// answer to the matcher of the HTTP app.
+// TestHeadMatchersDecide asserts that what answers on the head leaves no ordinary request to
+// the matcher of the HTTP app.
 func TestHeadMatchersDecide(t *testing.T) {
 	ordinary := []difftest.Request{
 		browserWebSocket,
@@ -186,12 +185,12 @@ func TestHeadMatchersDecide(t *testing.T) {
 	pairs := matcherPairs(t)
 	for _, request := range ordinary {
 		t.Run(request.Name, func(t *testing.T) {
-			view := readHead(request.Head)
-			if view == nil {
+			head := readHead(request.Head)
+			if head == nil {
 				t.Fatalf("%q: not accepted as HTTP", request.Head)
 			}
 			for _, pair := range pairs {
-				if pair.onHead(view) == unsure {
+				if pair.onHead(head) == headmatch.Unsure {
 					t.Errorf("%s on %q: unsure", pair.config, request.Head)
 				}
 			}
@@ -201,6 +200,9 @@ func TestHeadMatchersDecide(t *testing.T) {
 
 // TestHeadMatchersCompile asserts which matchers are answered on the head.
 func TestHeadMatchersCompile(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("paths are left to the HTTP app's matcher on Windows")
+	}
 	tests := []struct {
 		name, sets string
 		whole      bool
@@ -208,6 +210,11 @@ func TestHeadMatchersCompile(t *testing.T) {
 		{"constants", `[{"path":["/chat/*"],"host":["*.example.com"],"method":["GET"],"header":{"Upgrade":["websocket"]},"query":{"a":["*"]},"protocol":"http/1.1"}]`, true},
 		{"negated constants", `[{"not":[{"path":["/chat/*"]},{"host":["example.com"],"method":["GET"]}]}]`, true},
 		{"placeholder in a path", `[{"path":["/{http.request.host}"]}]`, false},
+		{"placeholder in a host", `[{"host":["{http.request.header.X-Tag}.example.com"]}]`, false},
+		{"placeholder in a field", `[{"header":{"X-Tag":["one","{http.request.method}"]}}]`, false},
+		{"placeholder in a parameter", `[{"query":{"a":["{http.request.host}"]}}]`, false},
+		{"placeholder in the name of a parameter", `[{"query":{"{http.request.host}":["1"]}}]`, false},
+		{"negated placeholder", `[{"not":[{"method":["GET"]},{"host":["{http.request.header.X-Tag}"]}]}]`, false},
 		{"encoded byte in a path", `[{"path":["/a%2fb"]}]`, false},
 		{"field that net/http changes", `[{"header":{"cache-control":["no-cache"]}}]`, false},
 		{"no parameters", `[{"query":{}}]`, false},
@@ -227,6 +234,9 @@ func TestHeadMatchersCompile(t *testing.T) {
 // TestHeadMatchersAllocate asserts that constant matchers allocate nothing once the head
 // has been read.
 func TestHeadMatchersAllocate(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("paths are left to the HTTP app's matcher on Windows")
+	}
 	matcher := provisionRequestMatcher(t, `[{"path":["/chat/*"],"host":["*.example.com"],"header":{"Upgrade":["websocket"],"Origin":["https://*"]}}]`)
 	data := []byte(browserWebSocket.Head)
 	if len(data) < 540 || len(data) > 580 {
@@ -243,8 +253,7 @@ func TestHeadMatchersAllocate(t *testing.T) {
 		return nil
 	}
 	allocations := testing.AllocsPerRun(100, func() {
-		request.set(data, &head, false)
-		request.view.pathState = no // the path is normalized in each run
+		request.head.Reset(data, &head, false) // forgets the path that the last run has made
 		if matched, err := matcher.match(request, connection, false); !matched || err != nil {
 			t.Fatalf("got %v, %v, want a match", matched, err)
 		}
@@ -289,6 +298,9 @@ func TestRequestMatcherServerState(t *testing.T) {
 // fresh connection: the state that it keeps there, and the connection's first variable.
 // Further packets and further matchers cost nothing.
 func TestPrefetchedHeadAllocations(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("paths are left to the HTTP app's matcher on Windows")
+	}
 	matching := layer4.MatcherSet{provisionRequestMatcher(t, browserCondition)}
 	other := layer4.MatcherSet{provisionRequestMatcher(t, `[{"path":["/other"]}]`)}
 	data := []byte(browserWebSocket.Head)
@@ -334,8 +346,7 @@ func BenchmarkReadAndMatch(b *testing.B) {
 			if head.Read(data) != httphead.HTTP {
 				b.Fatal("not a head")
 			}
-			request.set(data, &head, false)
-			request.view.pathState = no
+			request.head.Reset(data, &head, false)
 			if matched, _ := matcher.match(request, nil, false); !matched {
 				b.Fatal("no match")
 			}
