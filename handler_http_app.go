@@ -55,7 +55,7 @@ type HTTPApp struct {
 	wrapped  bool                           // inside a listener wrapper
 	targets  func() (*httpListeners, error) // of the configuration this handler is in
 	unrouted unroutedLog
-	failures failureLog
+	failures limitedLog
 	logger   *zap.Logger
 }
 
@@ -261,7 +261,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		return nil
 	}
 	if handOvers(conn) >= maxHandOvers {
-		h.failures.log(h.logger.Warn, failureKind{message: "connections are handed over in a circle: the http_app in a listener wrapper leads back to the wrapper's own server"})
+		h.failures.failure(h.logger.Warn, lineKind{message: "connections are handed over in a circle: the http_app in a listener wrapper leads back to the wrapper's own server"})
 		refuse(conn, in, pending, http.StatusLoopDetected)
 		return nil
 	}
@@ -290,7 +290,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		handed = tlsServedConn{served: handed, state: state}
 	}
 	if err := network.deliver(address, handed, h.wait); err != nil {
-		h.failures.log(h.logger.Error, failureKind{message: "delivering connection"},
+		h.failures.failure(h.logger.Error, lineKind{message: "delivering connection"},
 			zap.String("listener", address),
 			zap.Duration("wait", h.wait),
 			zap.Stringer("remote", cx.RemoteAddr()),
@@ -309,7 +309,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 // TLS from those who look for open ports, and so the other way round: that is no mistake.
 func (h *HTTPApp) logMissing(targets *httpListeners, isTLS bool, remote net.Addr) {
 	if targets.empty() {
-		h.failures.log(h.logger.Error, failureKind{message: "no site is bound to that name"},
+		h.failures.failure(h.logger.Error, lineKind{message: "no site is bound to that name"},
 			zap.String("listener", h.Listener),
 			zap.String("missing", targets.bind()),
 			zap.Bool("tls", isTLS),

@@ -77,7 +77,7 @@ type Inspect struct {
 	bounds  bounds
 	head    httphead.Options
 	pending pendingLimits
-	refused throttledLog
+	refused limitedLog
 	last    bool        // no handler follows that an HTTP request could go to
 	gone    atomic.Bool // the configuration has been replaced
 	ctx     caddy.Context
@@ -178,7 +178,7 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	}
 	release, ok := h.pending.acquire(cx.RemoteAddr())
 	if !ok {
-		h.refused.warn(h.logger, "too many connections under inspection; resetting new ones", h.pending.refusals())
+		h.refused.refusal(h.logger, "too many connections under inspection; resetting new ones")
 		socket.ResetOnClose(cx)
 		return nil
 	}
@@ -395,17 +395,6 @@ func (h *Inspect) routeName(i int) string {
 	default:
 		return strconv.Itoa(i)
 	}
-}
-
-// throttledLog writes a warning at most every ten seconds.
-type throttledLog struct{ last atomic.Int64 }
-
-func (t *throttledLog) warn(logger *zap.Logger, message string, count uint64, fields ...zap.Field) {
-	now, last := time.Now().UnixNano(), t.last.Load()
-	if now-last < int64(10*time.Second) || !t.last.CompareAndSwap(last, now) {
-		return
-	}
-	logger.Warn(message, append(fields, zap.Uint64("total", count))...)
 }
 
 // Cleanup ends the routing of further requests on connections that are kept. When the

@@ -108,7 +108,7 @@ type Relay struct {
 	responseTimeout  time.Duration
 	forward          httphead.Forward
 	unrouted         unroutedLog
-	failures         failureLog
+	failures         limitedLog
 	proxyVersion     byte // 0: no PROXY protocol header
 	engine           relay.Engine
 	ctx              caddy.Context
@@ -289,9 +289,9 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	turns, same, leave := circle(client, conn)
 	switch {
 	case same:
-		h.failures.log(h.logger.Warn, failureKind{"relay leads back to the port that its client has come in by", to.address, ""})
+		h.failures.failure(h.logger.Warn, lineKind{"relay leads back to the port that its client has come in by", to.address, ""})
 	case turns > maxHandOvers:
-		h.failures.log(h.logger.Warn, failureKind{"relays of this process lead to each other in a circle", to.address, ""})
+		h.failures.failure(h.logger.Warn, lineKind{"relays of this process lead to each other in a circle", to.address, ""})
 	}
 	if turns > maxHandOvers {
 		leave()
@@ -470,7 +470,7 @@ func (h *Relay) tryEach(ctx context.Context, cx *layer4.Connection, header *prox
 			u.peer.fail(h.checks.failDuration)
 		}
 		h.logger.Debug("dial failed", zap.String("upstream", u.address), zap.Stringer("remote", cx.RemoteAddr()), zap.Error(dialErr))
-		h.failures.log(h.logger.Warn, failureKind{"upstream not reached", u.address, dialFailure(dialErr)},
+		h.failures.failure(h.logger.Warn, lineKind{"upstream not reached", u.address, dialFailure(dialErr)},
 			zap.Stringer("remote", cx.RemoteAddr()), zap.Error(dialErr))
 	}
 }
@@ -495,24 +495,24 @@ func (h *Relay) logFailure(cx *layer4.Connection, err error) {
 		return
 	}
 	if errors.Is(err, errNoAddress) {
-		h.failures.log(h.logger.Warn, failureKind{message: "no address to dial"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+		h.failures.failure(h.logger.Warn, lineKind{message: "no address to dial"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return
 	}
 	if errors.Is(err, errNotAllowed) {
-		h.failures.log(h.logger.Warn, failureKind{message: "address refused"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+		h.failures.failure(h.logger.Warn, lineKind{message: "address refused"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return
 	}
 	if errors.Is(err, descriptors.ErrScarce) {
-		scarcity.warn(h.logger, "descriptors are scarce; not dialling upstreams", shedConnections.Add(1))
+		scarcity.refusal(h.logger, "descriptors are scarce; not dialling upstreams")
 		return
 	}
-	h.failures.log(h.logger.Error, failureKind{message: "no upstream reached"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+	h.failures.failure(h.logger.Error, lineKind{message: "no upstream reached"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 }
 
 // logResponse warns of an upstream that has not answered a request as it should.
 func (h *Relay) logResponse(remote net.Addr, upstream string, account relay.Account) {
 	if reason := responseFailure(account); reason != "" {
-		h.failures.log(h.logger.Warn, failureKind{"upstream did not answer as it should", upstream, reason},
+		h.failures.failure(h.logger.Warn, lineKind{"upstream did not answer as it should", upstream, reason},
 			zap.Stringer("remote", remote), zap.NamedError("error", account.Err))
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -35,8 +34,7 @@ type HTTPRespond struct {
 	Headers http.Header `json:"headers,omitempty"`
 
 	fields  []fieldEdit
-	closed  atomic.Uint64 // streams without a head
-	closing throttledLog
+	closing limitedLog // of streams without a head
 	logger  *zap.Logger
 }
 
@@ -92,7 +90,7 @@ func (h *HTTPRespond) check() error {
 func (h *HTTPRespond) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	in := inspectionOf(cx)
 	if in == nil {
-		h.closing.warn(h.logger, "closing a stream on which inspect has read no request for http_respond to answer", h.closed.Add(1))
+		h.closing.refusal(h.logger, "closing a stream on which inspect has read no request for http_respond to answer")
 		return nil
 	}
 	if in.outcome != OutcomeHTTP {

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -50,8 +49,7 @@ type RewriteHead struct {
 	written  []string // the names of all fields that get a value here
 	trusted  []netip.Prefix
 
-	closed  atomic.Uint64 // streams without a head
-	closing throttledLog
+	closing limitedLog // of streams without a head
 	logger  *zap.Logger
 }
 
@@ -204,7 +202,7 @@ func (h *RewriteHead) empty() bool {
 func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	in := inspectionOf(cx)
 	if in == nil || in.outcome != OutcomeHTTP || in.head.Options().LineOnly {
-		h.closing.warn(h.logger, "closing a stream on which inspect has read no request head for rewrite_head to edit", h.closed.Add(1))
+		h.closing.refusal(h.logger, "closing a stream on which inspect has read no request head for rewrite_head to edit")
 		return nil
 	}
 	method := in.method()

@@ -12,10 +12,9 @@ type pendingLimits struct {
 	max      int // 0 = no limit
 	maxPerIP int // 0 = no limit
 
-	mu      sync.Mutex
-	total   int
-	perIP   map[netip.Prefix]int
-	refused uint64
+	mu    sync.Mutex
+	total int
+	perIP map[netip.Prefix]int
 }
 
 // acquire admits a connection from client, unless a limit is reached. The
@@ -30,7 +29,6 @@ func (p *pendingLimits) acquire(client net.Addr) (release func(), ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.max > 0 && p.total >= p.max || byIP && p.perIP[ip] >= p.maxPerIP {
-		p.refused++
 		return nil, false
 	}
 	p.total++
@@ -53,13 +51,6 @@ func (p *pendingLimits) release(ip netip.Prefix, byIP bool) {
 	if p.perIP[ip]--; p.perIP[ip] == 0 {
 		delete(p.perIP, ip)
 	}
-}
-
-// refusals returns how many connections were not admitted.
-func (p *pendingLimits) refusals() uint64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.refused
 }
 
 // clientPrefix returns what counts as one client: an IPv4 address, or the /64 that

@@ -23,7 +23,7 @@ func shed(cx *layer4.Connection, first socket.Reader, logger *zap.Logger) bool {
 	if !descriptors.Scarce() {
 		return false
 	}
-	scarcity.warn(logger, "descriptors are scarce; resetting new connections", shedConnections.Add(1))
+	scarcity.refusal(logger, "descriptors are scarce; resetting new connections")
 	socket.ResetOnClose(cx)
 	return true
 }
@@ -57,9 +57,5 @@ func dialSparing(ctx context.Context, d net.Dialer, network, address string) (ne
 // errShed is why a connection is not inspected.
 var errShed = descriptors.ErrScarce
 
-// shedConnections counts what was refused for want of descriptors, and scarcity tells of
-// it, for all handlers together.
-var (
-	shedConnections atomic.Uint64
-	scarcity        throttledLog
-)
+// scarcity tells of what was refused for want of descriptors, for all handlers together.
+var scarcity limitedLog
