@@ -17,6 +17,8 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 const (
@@ -294,7 +296,7 @@ func (w *acceptWatch) addresses() (addresses []listenAddress) {
 	add := func(listen []string, server *layer4.Server) {
 		for _, text := range listen {
 			several, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(text, ""))
-			if err != nil || isDatagram(several.Network) || several.IsFdNetwork() || several.Network == networkName {
+			if err != nil || socket.IsDatagram(several.Network) || several.IsFdNetwork() || several.Network == networkName {
 				continue
 			}
 			ips := w.lookup(several)

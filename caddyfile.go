@@ -14,6 +14,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
+
+	"github.com/streamprox/caddy-streamprox/internal/upstream"
 )
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
@@ -264,7 +266,7 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "dial_allow":
 			if h.DialAllow = d.RemainingArgs(); len(h.DialAllow) == 0 {
 				err = d.Errf("option 'dial_allow' takes hosts and networks, as in 'dial_allow *.example.org 10.0.0.0/8'")
-			} else if _, allowErr := newDialAllow(h.DialAllow); allowErr != nil {
+			} else if _, allowErr := upstream.ParseAllow(h.DialAllow); allowErr != nil {
 				err = d.WrapErr(allowErr)
 			}
 		case "keep_alias_headers":
@@ -301,8 +303,8 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if len(proxy.Upstreams) == 0 {
 		return d.Errf("relay needs at least one upstream, as in 'relay 10.0.0.5:9000'")
 	}
-	for _, upstream := range proxy.Upstreams {
-		if err := checkOneAddress(upstream); err != nil {
+	for _, config := range proxy.Upstreams {
+		if err := upstream.CheckOneAddress(config); err != nil {
 			return d.WrapErr(err)
 		}
 	}

@@ -16,6 +16,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
+	"github.com/streamprox/caddy-streamprox/internal/upstream"
 )
 
 // What is wrong with a configuration, said when it is loaded: as an error what can do
@@ -502,11 +505,13 @@ func (c *checker) noteLast(h *configHandler, next *sequel) {
 // the server itself listens.
 func (c *checker) relay(h *configHandler, place string) error {
 	c.upgrades(h, place)
-	for _, upstream := range h.Upstreams {
-		if upstream.Weight != nil && *upstream.Weight <= 0 {
-			return fmt.Errorf("route %s: upstream %s: weight: %w", place, strings.Join(upstream.Dial, " "), errWeight(*upstream.Weight))
+	for _, server := range h.Upstreams {
+		if server.Weight != nil {
+			if err := upstream.CheckWeight(*server.Weight); err != nil {
+				return fmt.Errorf("route %s: upstream %s: weight: %w", place, strings.Join(server.Dial, " "), err)
+			}
 		}
-		for _, dial := range upstream.Dial {
+		for _, dial := range server.Dial {
 			if listen, ok := leadsTo(dial, c.listen); ok {
 				c.warn("relay sends the stream back to the server it comes from", place,
 					"name the address of another server; for a site of this process, bind it to streamprox/<name> and use 'http_app <name>'",
@@ -820,7 +825,7 @@ func refuseUDP(ctx caddy.Context) error {
 			}
 			for _, listen := range server.Listen {
 				address, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(listen, ""))
-				if err == nil && isDatagram(address.Network) {
+				if err == nil && socket.IsDatagram(address.Network) {
 					return fmt.Errorf("server %s listens on %s: inspect reads streams, not datagrams; move it to a server that listens on TCP or a Unix socket", name, listen)
 				}
 			}
@@ -850,11 +855,6 @@ func findInspect(value any) bool {
 		return slices.ContainsFunc(v, findInspect)
 	}
 	return false
-}
-
-// isDatagram reports whether connections on that network carry datagrams.
-func isDatagram(network string) bool {
-	return strings.HasPrefix(network, "udp") || network == "unixgram" || network == "fdgram" || strings.HasPrefix(network, "ip")
 }
 
 // unboundedNot reports whether one of the sets matches by the absence of a request

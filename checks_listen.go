@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // What the addresses of a configuration show: two servers on one of them, and
@@ -173,7 +175,7 @@ func endpointsOf(address caddy.NetworkAddress, s endpoint) (endpoints []endpoint
 			s.key = "unix " + unixPath(at.Host)
 		case at.IsFdNetwork():
 			s.key = "fd " + at.Host
-		case isTCP(network), isUDP(network):
+		case socket.IsTCP(network), isUDP(network):
 			if at.StartPort == 0 {
 				continue
 			}
@@ -187,7 +189,6 @@ func endpointsOf(address caddy.NetworkAddress, s endpoint) (endpoints []endpoint
 	return endpoints
 }
 
-func isTCP(network string) bool { return network == "tcp" || network == "tcp4" || network == "tcp6" }
 func isUDP(network string) bool { return network == "udp" || network == "udp4" || network == "udp6" }
 
 // unixPath returns the path of a Unix socket without its permissions.
@@ -229,7 +230,7 @@ func leadsTo(address string, listen []caddy.NetworkAddress) (string, bool) {
 	for _, l := range listen {
 		switch {
 		case to.IsUnixNetwork() && l.IsUnixNetwork() && unixPath(to.Host) == unixPath(l.Host),
-			isTCP(to.Network) && isTCP(l.Network) &&
+			socket.IsTCP(to.Network) && socket.IsTCP(l.Network) &&
 				l.StartPort <= to.StartPort && to.StartPort <= l.EndPort && listensFor(l, to):
 			return l.String(), true
 		}

@@ -1101,27 +1101,3 @@ func TestRequestsLeftToAWrappedServerWarn(t *testing.T) {
 		})
 	}
 }
-
-// TestFailedConfigurationsKeepNoPeers checks that upstreams of configurations that
-// were refused are forgotten.
-func TestFailedConfigurationsKeepNoPeers(t *testing.T) {
-	const address = "192.0.2.1:9000"
-	tests := []struct{ name, handler string }{
-		{"loads", `{"handler":"relay","upstreams":[{"dial":["` + address + `"]},{"dial":["` + address + `"]}]}`},
-		{"second upstream refused", `{"handler":"relay","upstreams":[{"dial":["` + address + `"]},{"dial":["udp/` + address + `"]}]}`},
-		{"policy refused", `{"handler":"relay","upstreams":[{"dial":["` + address + `"]}],"load_balancing":{"selection":{"policy":"nonsense"}}}`},
-		{"next handler refused", `{"handler":"relay","upstreams":[{"dial":["` + address + `"]}]},{"handler":"nonsense"}`},
-		{"route after it refused", `{"handler":"inspect","routes":[{"handle":[{"handler":"relay","upstreams":[{"dial":["` + address + `"]}]}]},{"handle":[{"handler":"nonsense"}]}]}`},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			_, err := loadApps(t, "{"+inServer(test.handler)+"}")
-			if (err == nil) != (test.name == "loads") {
-				t.Errorf("loading: got error %v", err)
-			}
-			if n, known := peers.References("tcp/" + address); known {
-				t.Errorf("got %d references to the peer, want none", n)
-			}
-		})
-	}
-}

@@ -173,7 +173,7 @@ func (h *Inspect) provisionLimits() error {
 // Handle implements layer4.NextHandler. It returns when the stream has ended or,
 // with a stream that no route keeps, after next has taken it.
 func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
-	if isDatagram(cx.LocalAddr().Network()) {
+	if socket.IsDatagram(cx.LocalAddr().Network()) {
 		return errors.New("inspect reads streams, not datagrams")
 	}
 	release, ok := h.pending.acquire(cx.RemoteAddr())

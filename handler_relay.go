@@ -1,38 +1,38 @@
 package streamprox
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
-	"github.com/pires/go-proxyproto"
 	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
 
-	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
+	"github.com/streamprox/caddy-streamprox/internal/upstream"
 )
 
-// The defaults of relay.
+// The defaults of relay. Those of health checks are those of caddy-l4's proxy.
 const (
 	defaultDialTimeout      = 3 * time.Second
 	defaultIdleTimeout      = time.Hour
 	defaultHalfCloseTimeout = 5 * time.Minute
 	defaultTryInterval      = 250 * time.Millisecond
+	defaultCheckInterval    = 30 * time.Second
+	defaultCheckTimeout     = 5 * time.Second
 )
 
 // Relay sends a stream to a remote server, from its first byte. Its JSON is that of
@@ -97,20 +97,14 @@ type Relay struct {
 	// Default: none, and such placeholders are refused.
 	DialAllow []string `json:"dial_allow,omitempty"`
 
-	upstreams        []*upstream
-	checks           healthChecks
-	balancer         balancer
-	tryDuration      time.Duration
-	tryInterval      time.Duration
-	dialTimeout      time.Duration
+	pool             *upstream.Pool
+	engine           relay.Engine
 	idleTimeout      time.Duration
 	halfCloseTimeout time.Duration
 	responseTimeout  time.Duration
 	forward          httphead.Forward
 	unrouted         unroutedLog
 	failures         limitedLog
-	proxyVersion     byte // 0: no PROXY protocol header
-	engine           relay.Engine
 	ctx              caddy.Context
 	logger           *zap.Logger
 }
@@ -123,7 +117,7 @@ func (*Relay) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision sets up the handler and its upstreams.
+// Provision makes the pool of upstreams and the engine from the configuration.
 func (h *Relay) Provision(ctx caddy.Context) error {
 	h.ctx = ctx
 	h.logger = ctx.Logger()
@@ -132,43 +126,40 @@ func (h *Relay) Provision(ctx caddy.Context) error {
 	}
 	watchAccepting(ctx)
 	h.engine = relay.New(&streams, func(message string, err error) { h.logger.Warn(message, zap.Error(err)) })
-	if err := h.provisionOptions(); err != nil {
+
+	options := upstream.Options{Servers: h.Upstreams, Dialed: h.logDial, Checked: h.logHealthCheck}
+	if err := h.provisionTimeouts(&options); err != nil {
 		return err
 	}
-	if len(h.Upstreams) == 0 {
-		return errors.New("relay needs at least one upstream")
+	if err := h.provisionConnect(&options); err != nil {
+		return err
 	}
-	allow, err := newDialAllow(h.DialAllow)
+	if err := h.provisionRequests(); err != nil {
+		return err
+	}
+	if err := h.provisionHealthChecks(&options); err != nil {
+		return err
+	}
+	if err := h.provisionServers(&options); err != nil {
+		return err
+	}
+	if err := h.provisionPolicy(ctx, &options); err != nil {
+		return err
+	}
+	pool, err := upstream.New(ctx, options)
 	if err != nil {
 		return err
 	}
-	for i, config := range h.Upstreams {
-		if config == nil {
-			return fmt.Errorf("upstream %d is null", i)
-		}
-		if config.MaxConnections == 0 {
-			config.MaxConnections = h.checks.maxConnections
-		}
-		u, err := newUpstream(ctx, config, allow)
-		if err != nil {
-			return err
-		}
-		u.maxFails = h.checks.maxFails
-		h.upstreams = append(h.upstreams, u)
-	}
-	if !allow.none() && !slices.ContainsFunc(h.upstreams, func(u *upstream) bool { return u.dynamic }) {
+	h.pool = pool
+	if !options.Allow.None() && !pool.PerClient() {
 		h.logger.Warn("dial_allow has no effect: no upstream depends on the connection")
 	}
-	if h.balancer, err = newBalancer(ctx, h.LoadBalancing); err != nil {
-		return err
-	}
-	h.startChecks()
 	return nil
 }
 
-// provisionOptions checks the options and replaces those that are unset by defaults.
-func (h *Relay) provisionOptions() error {
-	h.dialTimeout = defaultDialTimeout
+// provisionTimeouts checks the timeouts and replaces those that are unset by defaults.
+func (h *Relay) provisionTimeouts(options *upstream.Options) error {
+	options.DialTimeout = defaultDialTimeout
 	h.idleTimeout = defaultIdleTimeout
 	h.halfCloseTimeout = defaultHalfCloseTimeout
 	for _, option := range []struct {
@@ -177,7 +168,7 @@ func (h *Relay) provisionOptions() error {
 		to    *time.Duration
 		zero  bool // 0 means none
 	}{
-		{"dial_timeout", h.DialTimeout, &h.dialTimeout, false},
+		{"dial_timeout", h.DialTimeout, &options.DialTimeout, false},
 		{"idle_timeout", h.IdleTimeout, &h.idleTimeout, true},
 		{"half_close_timeout", h.HalfCloseTimeout, &h.halfCloseTimeout, true},
 		{"response_header_timeout", h.ResponseHeaderTimeout, &h.responseTimeout, true},
@@ -193,24 +184,33 @@ func (h *Relay) provisionOptions() error {
 			return fmt.Errorf("%s: 0 would refuse every connection; leave it out for the default of %s", option.name, defaultDialTimeout)
 		}
 	}
+	return nil
+}
+
+// provisionConnect checks how a client is connected: for how long to try, and with which
+// PROXY protocol header.
+func (h *Relay) provisionConnect(options *upstream.Options) error {
 	if lb := h.LoadBalancing; lb != nil {
 		if lb.TryDuration < 0 || lb.TryInterval < 0 {
 			return errors.New("load_balancing: try_duration and try_interval cannot be less than 0")
 		}
-		h.tryDuration = time.Duration(lb.TryDuration)
-		if h.tryInterval = time.Duration(lb.TryInterval); h.tryInterval == 0 {
-			h.tryInterval = defaultTryInterval
-		}
+		options.TryDuration = time.Duration(lb.TryDuration)
+		options.TryInterval = cmp.Or(time.Duration(lb.TryInterval), defaultTryInterval)
 	}
 	switch version := caddy.NewReplacer().ReplaceKnown(h.ProxyProtocol, ""); version {
 	case "":
 	case "v1":
-		h.proxyVersion = 1
+		options.ProxyProtocol = 1
 	case "v2":
-		h.proxyVersion = 2
+		options.ProxyProtocol = 2
 	default:
 		return fmt.Errorf("proxy_protocol: unknown version %q: use v1 or v2", version)
 	}
+	return nil
+}
+
+// provisionRequests checks how requests are passed on.
+func (h *Relay) provisionRequests() error {
 	switch h.Reuse {
 	case "", "close":
 	case "pin":
@@ -218,14 +218,6 @@ func (h *Relay) provisionOptions() error {
 	default:
 		return fmt.Errorf("reuse: unknown value %q: use close or pin", h.Reuse)
 	}
-	if err := h.provisionHealthChecks(); err != nil {
-		return err
-	}
-	return h.provisionForward()
-}
-
-// provisionForward checks how a request is passed on.
-func (h *Relay) provisionForward() error {
 	h.forward = httphead.Forward{Upgrades: []string{"websocket"}, KeepAliases: h.KeepAliasHeaders}
 	if h.Upgrade == nil {
 		return nil
@@ -244,13 +236,88 @@ func (h *Relay) provisionForward() error {
 	return nil
 }
 
+// provisionHealthChecks checks the options of health_checks, and replaces those that are
+// unset by defaults.
+func (h *Relay) provisionHealthChecks(options *upstream.Options) error {
+	if h.HealthChecks == nil {
+		return nil
+	}
+	if active := h.HealthChecks.Active; active != nil {
+		switch {
+		case active.Interval < 0, active.Timeout < 0:
+			return errors.New("health_checks: interval and timeout cannot be less than 0")
+		case active.Fall < 0, active.Rise < 0:
+			return errors.New("health_checks: fall and rise cannot be less than 0")
+		case active.Port < 0 || active.Port > 65535:
+			return fmt.Errorf("health_checks: %d is not a port", active.Port)
+		}
+		options.HealthChecks = &upstream.HealthChecks{
+			Port:         active.Port,
+			Interval:     cmp.Or(time.Duration(active.Interval), defaultCheckInterval),
+			Timeout:      cmp.Or(time.Duration(active.Timeout), defaultCheckTimeout),
+			Rise:         max(active.Rise, 1),
+			Fall:         max(active.Fall, 1),
+			CloseStreams: active.CloseIfUnhealthy,
+		}
+	}
+	if passive := h.HealthChecks.Passive; passive != nil {
+		if passive.FailDuration < 0 || passive.MaxFails < 0 || passive.UnhealthyConnectionCount < 0 {
+			return errors.New("health_checks: fail_duration, max_fails and unhealthy_connection_count cannot be less than 0")
+		}
+		options.FailDuration = time.Duration(passive.FailDuration)
+		options.MaxFails = passive.MaxFails
+		if options.FailDuration > 0 {
+			options.MaxFails = max(options.MaxFails, 1)
+		}
+		options.MaxConnections = passive.UnhealthyConnectionCount
+	}
+	return nil
+}
+
+// provisionServers checks that there are upstreams, and where their placeholders may lead.
+func (h *Relay) provisionServers(options *upstream.Options) (err error) {
+	if len(h.Upstreams) == 0 {
+		return errors.New("relay needs at least one upstream")
+	}
+	for i, config := range h.Upstreams {
+		if config == nil {
+			return fmt.Errorf("upstream %d is null", i)
+		}
+	}
+	options.Allow, err = upstream.ParseAllow(h.DialAllow)
+	return err
+}
+
+// provisionPolicy loads the policy by which an upstream is chosen, if there is one.
+func (h *Relay) provisionPolicy(ctx caddy.Context, options *upstream.Options) error {
+	if h.LoadBalancing == nil || h.LoadBalancing.SelectionPolicyRaw == nil {
+		return nil
+	}
+	var policy struct {
+		Name string `json:"policy"`
+	}
+	if err := json.Unmarshal(h.LoadBalancing.SelectionPolicyRaw, &policy); err != nil {
+		return fmt.Errorf("selection policy: %w", err)
+	}
+	module, err := ctx.LoadModule(h.LoadBalancing, "SelectionPolicyRaw")
+	if err != nil {
+		return fmt.Errorf("loading selection policy: %w", err)
+	}
+	selector, ok := module.(l4proxy.Selector)
+	if !ok {
+		return fmt.Errorf("selection policy %q is not a selector: %T", policy.Name, module)
+	}
+	options.Selector = selector
+	return nil
+}
+
 // Handle implements layer4.NextHandler. It returns when the stream has ended, or when
 // the engine has taken the sockets for its own.
 func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	in := inspectionOf(cx)
 	cx.Context = relayedContext(cx.Context, in)
-	pending, client := drain(cx)
-	if in == nil && shed(cx, socket.NewReader(client), h.logger) {
+	pending, conn := drain(cx)
+	if in == nil && shed(cx, socket.NewReader(conn), h.logger) {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -258,92 +325,72 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	// Until a stream is registered, shutdown waits for this.
 	release := streams.Hold(func() {
 		cancel()
-		socket.Reset(client)
+		socket.Reset(conn)
 	})
 	defer release()
 	in.settle()
-	watch := &clientWatch{conn: client, pending: pending}
 
-	var request *httphead.Forwarded
-	if h.reuse(in) == reuseClose {
-		forwarded, err := h.forwarded(in)
-		if err != nil {
+	var request httphead.Forwarded
+	isRequest := h.reuse(in) == reuseClose
+	if isRequest {
+		var err error
+		if request, err = h.forwarded(in); err != nil {
 			h.logger.Debug("refusing request", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
-			answer(client, http.StatusBadRequest, in.method() == http.MethodHead)
+			answerRequest(in, conn, http.StatusBadRequest)
 			return nil
 		}
-		request = &forwarded
 	}
 
-	conn, to, err := h.connect(ctx, cx, watch)
+	client := &upstream.Client{Stream: cx, Conn: conn, Pending: pending}
+	if state := tlsState(cx); state != nil {
+		client.ALPN = state.NegotiatedProtocol
+	}
+	server, to, err := h.pool.Connect(ctx, client)
 	if err != nil {
-		h.logFailure(cx, err)
-		if method := in.method(); method != "" && !errors.Is(err, errLeftDial) {
-			answer(client, failureStatus(err), method == http.MethodHead)
-		} else if errors.Is(err, descriptors.ErrScarce) {
+		h.logFailure(cx.RemoteAddr(), err)
+		switch reason := upstream.ReasonOf(err); {
+		case reason == upstream.GivenUp:
+		case in.method() != "":
+			answerRequest(in, conn, failureStatus(reason))
+		case reason == upstream.Scarce:
 			socket.ResetOnClose(cx)
 		}
 		return nil
 	}
-
-	turns, same, leave := circle(client, conn)
-	switch {
-	case same:
-		h.failures.failure(h.logger.Warn, lineKind{"relay leads back to the port that its client has come in by", to.address, ""})
-	case turns > maxHandOvers:
-		h.failures.failure(h.logger.Warn, lineKind{"relays of this process lead to each other in a circle", to.address, ""})
-	}
-	if turns > maxHandOvers {
-		leave()
-		_ = conn.Close()
-		to.release()
-		if method := in.method(); method != "" {
-			answer(client, http.StatusLoopDetected, method == http.MethodHead)
-		}
+	leave, ok := h.enter(conn, server, to.Server)
+	if !ok {
+		_ = server.Close()
+		to.Release()
+		answerRequest(in, conn, http.StatusLoopDetected)
 		return nil
 	}
 
-	var group *relay.Registry
-	if h.checks.closeStreams {
-		group = &to.peer.closable
-	}
-	name := to.address
-	if to.dynamic {
-		name = conn.RemoteAddr().String()
-	}
 	// What an idle stream keeps alive is little: not the connection as layer4 has it.
-	remote := cx.RemoteAddr()
+	remote, address := cx.RemoteAddr(), to.AddressOf(server)
 	var ended sync.WaitGroup
 	ended.Add(1)
-	var freed atomic.Bool
-	free := func() {
-		if freed.CompareAndSwap(false, true) {
-			to.release()
-		}
-	}
-	isRequest := request != nil
-	done := func(account relay.Account) {
-		leave()
-		free()
-		if isRequest {
-			h.logResponse(remote, to.address, account)
-		}
-		h.logEnd(remote, name, account)
-		ended.Done()
+	stream := &relay.Stream{
+		Client:           conn,
+		Upstream:         server,
+		ToUpstream:       relay.Direction{Pending: client.Pending},
+		IdleTimeout:      h.idleTimeout,
+		HalfCloseTimeout: h.halfCloseTimeout,
+		Group:            to.Group(),
+		Done: func(account relay.Account) {
+			leave()
+			to.Release()
+			if isRequest {
+				h.logResponse(remote, to.Server, account)
+			}
+			h.logEnd(remote, address, account)
+			ended.Done()
+		},
 	}
 	var detached bool
-	if request != nil {
-		detached = h.exchange(in, *request, client, conn, watch.pending, group, release, free, done)
+	if isRequest {
+		detached = h.exchange(in, request, stream, release, to.Release)
 	} else {
-		detached = h.engine.Start(&relay.Stream{
-			Client:           client,
-			Upstream:         conn,
-			ToUpstream:       relay.Direction{Pending: watch.pending},
-			IdleTimeout:      h.idleTimeout,
-			HalfCloseTimeout: h.halfCloseTimeout,
-			Group:            group,
-			Done:             done,
-		})
+		detached = h.engine.Start(stream)
 		release()
 	}
 	if !detached {
@@ -380,164 +427,73 @@ func (h *Relay) forwarded(in *inspection) (httphead.Forwarded, error) {
 // tunnel begins (RFC 9110 section 9.3.6).
 var errConnectContent = errors.New("CONNECT with content")
 
-// exchange carries out one request, of which pending has been received.
-func (h *Relay) exchange(in *inspection, request httphead.Forwarded, client, upstream net.Conn, pending []byte, group *relay.Registry, registered, answered func(), done func(relay.Account)) (detached bool) {
-	head := in.method() == http.MethodHead
-	x := relay.Exchange{
-		Client:                client,
-		Upstream:              upstream,
-		Request:               request,
-		Method:                in.method(),
-		Old:                   in.head.Minor == 0,
-		Pending:               pending[in.head.Len:],
-		Refuse:                func(client net.Conn, status int) { answer(client, status, head) },
-		ResponseHeaderTimeout: h.responseTimeout,
-		IdleTimeout:           h.idleTimeout,
-		HalfCloseTimeout:      h.halfCloseTimeout,
-		Streams:               &streams,
-		Group:                 group,
-		Tunnels:               h.engine,
-		Registered:            registered,
-		Answered:              answered,
-		Done:                  done,
-	}
-	in.head.ResetBody(&x.Body)
-	return x.Run()
-}
-
-// connect dials upstreams until one answers. The upstream it returns is acquired.
-func (h *Relay) connect(ctx context.Context, cx *layer4.Connection, watch *clientWatch) (net.Conn, *upstream, error) {
-	var header *proxyproto.Header
-	if h.proxyVersion != 0 {
-		header = proxyproto.HeaderProxyFromAddrs(h.proxyVersion, cx.RemoteAddr(), cx.LocalAddr())
-	}
-	var alpn string
-	if state := tlsState(cx); state != nil {
-		alpn = state.NegotiatedProtocol
-	}
-
-	ctx, stop := watch.start(ctx)
-	defer stop()
-
-	giveUp := time.Now().Add(h.tryDuration)
-	for {
-		conn, to, err := h.tryEach(ctx, cx, header, alpn)
-		if err == nil {
-			return conn, to, nil
-		}
-		if ctx.Err() != nil {
-			return nil, nil, errLeftDial
-		}
-		if watch.ended.Load() || isFinal(err) || time.Now().Add(h.tryInterval).After(giveUp) {
-			return nil, nil, err
-		}
-		select {
-		case <-time.After(h.tryInterval):
-		case <-ctx.Done():
-			return nil, nil, errLeftDial
-		}
-	}
-}
-
-// tryEach dials each available upstream once, in the order the policy chooses, until
-// one answers. The error is that of the last one.
-func (h *Relay) tryEach(ctx context.Context, cx *layer4.Connection, header *proxyproto.Header, alpn string) (net.Conn, *upstream, error) {
-	untried := slices.Clone(h.upstreams)
-	err := errNoUpstream
-	for {
-		untried = slices.DeleteFunc(untried, func(u *upstream) bool { return !u.available() })
-		if len(untried) == 0 {
-			return nil, nil, err
-		}
-		u := h.balancer.choose(untried, cx)
-		untried = slices.DeleteFunc(untried, func(other *upstream) bool { return other == u })
-		if !u.acquire() {
-			continue
-		}
-		dialCtx, cancel := context.WithTimeout(ctx, h.dialTimeout)
-		conn, dialErr := u.dial(dialCtx, cx.Replacer(), header, alpn)
-		cancel()
-		if dialErr == nil {
-			return conn, u, nil
-		}
-		u.release()
-		err = fmt.Errorf("dialing %s: %w", u.address, dialErr)
-		if ctx.Err() != nil || isFinal(dialErr) {
-			return nil, nil, err
-		}
-		// An address that a client may have chosen says nothing of those of others.
-		if h.checks.failDuration > 0 && !u.dynamic {
-			u.peer.fail(h.checks.failDuration)
-		}
-		h.logger.Debug("dial failed", zap.String("upstream", u.address), zap.Stringer("remote", cx.RemoteAddr()), zap.Error(dialErr))
-		h.failures.failure(h.logger.Warn, lineKind{"upstream not reached", u.address, dialFailure(dialErr)},
-			zap.Stringer("remote", cx.RemoteAddr()), zap.Error(dialErr))
-	}
-}
-
-// failureStatus is the answer for an HTTP client whose request reaches no upstream.
-func failureStatus(err error) int {
-	var timeout net.Error
-	switch {
-	case errors.Is(err, errNoUpstream), errors.Is(err, descriptors.ErrScarce):
+// failureStatus is the answer to a request that reaches no upstream.
+func failureStatus(reason upstream.Reason) int {
+	switch reason {
+	case upstream.NoneAvailable, upstream.Scarce:
 		return http.StatusServiceUnavailable
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
-		errors.As(err, &timeout) && timeout.Timeout():
+	case upstream.Timeout:
 		return http.StatusGatewayTimeout
 	default:
 		return http.StatusBadGateway
 	}
 }
 
-func (h *Relay) logFailure(cx *layer4.Connection, err error) {
-	if errors.Is(err, errLeftDial) {
-		h.logger.Debug("relay given up", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
-		return
-	}
-	if errors.Is(err, errNoAddress) {
-		h.failures.failure(h.logger.Warn, lineKind{message: "no address to dial"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
-		return
-	}
-	if errors.Is(err, errNotAllowed) {
-		h.failures.failure(h.logger.Warn, lineKind{message: "address refused"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
-		return
-	}
-	if errors.Is(err, descriptors.ErrScarce) {
-		scarcity.refusal(h.logger, "descriptors are scarce; not dialling upstreams")
-		return
-	}
-	h.failures.failure(h.logger.Error, lineKind{message: "no upstream reached"}, zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
-}
-
-// logResponse warns of an upstream that has not answered a request as it should.
-func (h *Relay) logResponse(remote net.Addr, upstream string, account relay.Account) {
-	if reason := responseFailure(account); reason != "" {
-		h.failures.failure(h.logger.Warn, lineKind{"upstream did not answer as it should", upstream, reason},
-			zap.Stringer("remote", remote), zap.NamedError("error", account.Err))
+// answerRequest answers the client in the place of an upstream, if it has sent a request.
+func answerRequest(in *inspection, client net.Conn, status int) {
+	if method := in.method(); method != "" {
+		answer(client, status, method == http.MethodHead)
 	}
 }
 
-func (h *Relay) logEnd(remote net.Addr, upstream string, account relay.Account) {
-	if !h.logger.Core().Enabled(zap.DebugLevel) {
-		return
+// enter counts a stream that may come back to a relay of this process until leave is called.
+// It reports false if the stream has come back too often already.
+func (h *Relay) enter(client, server net.Conn, to *upstream.Server) (leave func(), ok bool) {
+	turns, same, leave := circle(client, server)
+	switch {
+	case same:
+		h.failures.failure(h.logger.Warn, lineKind{"relay leads back to the port that its client has come in by", to.String(), ""})
+	case turns > maxHandOvers:
+		h.failures.failure(h.logger.Warn, lineKind{"relays of this process lead to each other in a circle", to.String(), ""})
 	}
-	h.logger.Debug("stream ended",
-		zap.Stringer("remote", remote),
-		zap.String("upstream", upstream),
-		zap.Int64("read", account.ToUpstream),
-		zap.Int64("written", account.ToClient),
-		zap.Duration("duration", account.Duration),
-		zap.Stringer("cause", account.Cause),
-		zap.String("engine", account.Engine),
-		zap.Error(account.Err))
+	if turns > maxHandOvers {
+		leave()
+		return nil, false
+	}
+	return leave, true
+}
+
+// exchange carries out the request with which the stream begins. It calls registered when
+// shutdown knows of it, and answered when the upstream has nothing more to do with it.
+func (h *Relay) exchange(in *inspection, request httphead.Forwarded, stream *relay.Stream, registered, answered func()) (detached bool) {
+	head := in.method() == http.MethodHead
+	x := relay.Exchange{
+		Client:                stream.Client,
+		Upstream:              stream.Upstream,
+		Request:               request,
+		Method:                in.method(),
+		Old:                   in.head.Minor == 0,
+		Pending:               stream.ToUpstream.Pending[in.head.Len:],
+		Refuse:                func(client net.Conn, status int) { answer(client, status, head) },
+		ResponseHeaderTimeout: h.responseTimeout,
+		IdleTimeout:           stream.IdleTimeout,
+		HalfCloseTimeout:      stream.HalfCloseTimeout,
+		Streams:               &streams,
+		Group:                 stream.Group,
+		Tunnels:               h.engine,
+		Registered:            registered,
+		Answered:              answered,
+		Done:                  stream.Done,
+	}
+	in.head.ResetBody(&x.Body)
+	return x.Run()
 }
 
 // Cleanup ends the health checks and lets go of the upstreams. When the process exits
 // it first waits for the streams to end.
 func (h *Relay) Cleanup() error {
-	h.stopChecks()
-	for _, u := range h.upstreams {
-		u.close()
+	if h.pool != nil {
+		h.pool.Close()
 	}
 	drainAtExit(h.ctx, h.logger)
 	return nil

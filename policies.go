@@ -2,10 +2,7 @@ package streamprox
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 
@@ -14,6 +11,8 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/streamprox/caddy-streamprox/internal/upstream"
 )
 
 // HeaderSelection chooses the upstream by the value of a header field, so that equal
@@ -45,12 +44,12 @@ func (s *HeaderSelection) Validate() error {
 func (s *HeaderSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
 	in := relayedInspection(cx)
 	if in == nil || in.outcome != OutcomeHTTP {
-		return selectBy("", pool, cx)
+		return upstream.SelectByHash("", pool, cx)
 	}
 	if strings.EqualFold(s.Field, "Host") {
-		return selectBy(string(in.head.Host.Of(in.data)), pool, cx)
+		return upstream.SelectByHash(string(in.head.Host.Of(in.data)), pool, cx)
 	}
-	return selectBy(fieldValues(in.data, &in.head, s.Field, ","), pool, cx)
+	return upstream.SelectByHash(fieldValues(in.data, &in.head, s.Field, ","), pool, cx)
 }
 
 // CookieSelection chooses the upstream by the value of a cookie, as HeaderSelection does
@@ -85,7 +84,7 @@ func (s *CookieSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connectio
 			value = cookie.Value
 		}
 	}
-	return selectBy(value, pool, cx)
+	return upstream.SelectByHash(value, pool, cx)
 }
 
 // URIHashSelection chooses the upstream by the target of the request, path and query as
@@ -106,7 +105,7 @@ func (*URIHashSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection
 	if in := relayedInspection(cx); in != nil && in.outcome == OutcomeHTTP {
 		target = string(in.head.Target.Of(in.data))
 	}
-	return selectBy(target, pool, cx)
+	return upstream.SelectByHash(target, pool, cx)
 }
 
 // relayedKey is the context key under which relay keeps the *inspection for policies:
@@ -126,38 +125,6 @@ func relayedInspection(cx *layer4.Connection) *inspection {
 	}
 	return inspectionOf(cx)
 }
-
-// selectBy chooses by rendezvous hashing of a value: that of ip_hash, which knows what
-// is available to caddy-l4's proxy, with a digest of the value in the place of the
-// client's address. Its hash alone (FNV) sends values that differ in their last bytes,
-// as tenants and paths do, mostly to the same upstream. Without a value it chooses at
-// random.
-func selectBy(value string, pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
-	if value == "" {
-		return new(l4proxy.RandomSelection).Select(pool, cx)
-	}
-	digest := sha256.Sum256([]byte(value))
-	key := hashKey(hex.EncodeToString(digest[:8]))
-	return new(l4proxy.IPHashSelection).Select(pool, &layer4.Connection{Conn: hashedConn{key: key}})
-}
-
-// hashedConn is a connection of which only the remote address matters.
-type hashedConn struct {
-	net.Conn
-	key hashKey
-}
-
-// RemoteAddr returns what is hashed.
-func (c hashedConn) RemoteAddr() net.Addr { return c.key }
-
-// hashKey is what is hashed, as an address.
-type hashKey string
-
-// Network implements net.Addr.
-func (hashKey) Network() string { return "" }
-
-// String implements net.Addr.
-func (k hashKey) String() string { return string(k) }
 
 // Interface guards
 var (

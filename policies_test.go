@@ -1,14 +1,19 @@
 package streamprox
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
+	"go.uber.org/zap"
 )
 
 // headPolicies are the policies that look at the head, each with a request that has the
@@ -33,29 +38,80 @@ var headPolicies = []struct {
 	}, "EHLO a\r\n"},
 }
 
+// headSelector returns the policy of that JSON.
+func headSelector(t *testing.T, policy string) l4proxy.Selector {
+	t.Helper()
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	t.Cleanup(cancel)
+	module, err := ctx.LoadModule(&l4proxy.LoadBalancing{SelectionPolicyRaw: json.RawMessage(policy)}, "SelectionPolicyRaw")
+	if err != nil {
+		t.Fatalf("policy %s: %v", policy, err)
+	}
+	return module.(l4proxy.Selector)
+}
+
+// poolOf returns upstreams with those addresses.
+func poolOf(addresses ...string) (pool l4proxy.UpstreamPool) {
+	for _, address := range addresses {
+		pool = append(pool, &l4proxy.Upstream{Dial: []string{address}})
+	}
+	return pool
+}
+
+// selected returns the addresses that are selected, one after the other.
+func selected(selector l4proxy.Selector, pool l4proxy.UpstreamPool, cx *layer4.Connection, times int) []string {
+	addresses := make([]string, times)
+	for i := range addresses {
+		addresses[i] = selector.Select(pool, cx).String()
+	}
+	return addresses
+}
+
+func tally(names []string) map[string]int {
+	counts := make(map[string]int)
+	for _, name := range names {
+		counts[name]++
+	}
+	return counts
+}
+
+// clientConn is a connection of which only the remote address matters.
+type clientConn struct {
+	net.Conn
+	remote net.Addr
+}
+
+func (c clientConn) RemoteAddr() net.Addr { return c.remote }
+func (c clientConn) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+
+func clientOf(ip string) *layer4.Connection {
+	return layer4.WrapConnection(clientConn{remote: &net.TCPAddr{IP: net.ParseIP(ip), Port: 4000}}, nil, zap.NewNop())
+}
+
 // TestHeadPolicies checks that equal values go to the same upstream, that all upstreams
 // are used about equally, and that only the values of an upstream that is away move.
 func TestHeadPolicies(t *testing.T) {
 	const values = 300
-	a, b, c := testUpstream("10.0.0.5:9000", 0, 0), testUpstream("10.0.0.6:9000", 0, 0), testUpstream("10.0.0.7:9000", 0, 0)
+	pool := poolOf("10.0.0.5:9000", "10.0.0.6:9000", "10.0.0.7:9000")
+	a, b, c := pool[0], pool[1], pool[2]
 	for _, test := range headPolicies {
 		t.Run(test.name, func(t *testing.T) {
-			balancer := testBalancer(t, test.policy)
+			selector := headSelector(t, test.policy)
 			counts := make(map[string]int)
 			for i := range values {
 				cx := inspected(t, "", test.request(fmt.Sprintf("tenant-%d", i)))
-				names := chosen(balancer, []*upstream{a, b, c}, cx, 3)
+				names := selected(selector, pool, cx, 3)
 				if len(tally(names)) != 1 {
 					t.Fatalf("value %d: got %v, want always the same upstream", i, names)
 				}
 				counts[names[0]]++
-				without := chosen(balancer, []*upstream{c, a}, cx, 1)[0]
-				if names[0] != b.address && without != names[0] {
+				without := selected(selector, l4proxy.UpstreamPool{c, a}, cx, 1)[0]
+				if names[0] != b.String() && without != names[0] {
 					t.Errorf("value %d moved from %s to %s though its upstream is available", i, names[0], without)
 				}
 			}
-			for _, u := range []*upstream{a, b, c} {
-				if counts[u.address] < values/6 {
+			for _, u := range pool {
+				if counts[u.String()] < values/6 {
 					t.Errorf("got %v, want about %d of each", counts, values/3)
 				}
 			}
@@ -65,7 +121,7 @@ func TestHeadPolicies(t *testing.T) {
 
 // TestHeadPoliciesWithoutValue checks that the choice is random then.
 func TestHeadPoliciesWithoutValue(t *testing.T) {
-	among := []*upstream{testUpstream("a", 0, 0), testUpstream("b", 0, 0), testUpstream("c", 0, 0)}
+	pool := poolOf("a", "b", "c")
 	for _, test := range headPolicies {
 		connections := map[string]*layer4.Connection{
 			"no value":    inspected(t, "", test.without),
@@ -78,7 +134,7 @@ func TestHeadPoliciesWithoutValue(t *testing.T) {
 		}
 		for _, name := range slices.Sorted(maps.Keys(connections)) {
 			t.Run(test.name+"/"+name, func(t *testing.T) {
-				got := tally(chosen(testBalancer(t, test.policy), among, connections[name], 300))
+				got := tally(selected(headSelector(t, test.policy), pool, connections[name], 300))
 				if len(got) != 3 || got["a"] < 50 || got["b"] < 50 || got["c"] < 50 {
 					t.Errorf("got %v, want about 100 of each", got)
 				}
@@ -89,10 +145,11 @@ func TestHeadPoliciesWithoutValue(t *testing.T) {
 
 // TestHeaderSelectionValues checks which requests count as equal.
 func TestHeaderSelectionValues(t *testing.T) {
-	var among []*upstream
+	var addresses []string
 	for i := range 64 {
-		among = append(among, testUpstream(fmt.Sprintf("10.0.0.%d:9000", i), 0, 0))
+		addresses = append(addresses, fmt.Sprintf("10.0.0.%d:9000", i))
 	}
+	pool := poolOf(addresses...)
 	get := func(fields string) string { return "GET / HTTP/1.1\r\nHost: a\r\n" + fields + "\r\n" }
 	tests := []struct {
 		name          string
@@ -116,9 +173,9 @@ func TestHeaderSelectionValues(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			balancer := testBalancer(t, test.policy)
+			selector := headSelector(t, test.policy)
 			first, second := inspected(t, `"lenient":true`, test.first), inspected(t, `"lenient":true`, test.second)
-			got := balancer.choose(among, first) == balancer.choose(among, second)
+			got := selector.Select(pool, first) == selector.Select(pool, second)
 			if got != test.equal {
 				t.Errorf("got the same upstream: %t, want %t", got, test.equal)
 			}
@@ -129,14 +186,15 @@ func TestHeaderSelectionValues(t *testing.T) {
 // TestSimilarValuesSpread checks that values that differ in the last byte alone do not
 // go to the same upstream.
 func TestSimilarValuesSpread(t *testing.T) {
-	among := []*upstream{testUpstream("10.0.0.5:9000", 0, 0), testUpstream("10.0.0.6:9000", 0, 0), testUpstream("10.0.0.7:9000", 0, 0)}
+	pool := poolOf("10.0.0.5:9000", "10.0.0.6:9000", "10.0.0.7:9000")
+	selector := headSelector(t, `{"policy":"header","field":"Host"}`)
 	counts := make(map[string]int)
 	for c := 'a'; c <= 'z'; c++ {
 		cx := inspected(t, "", fmt.Sprintf("GET / HTTP/1.1\r\nHost: %c\r\n\r\n", c))
-		counts[testBalancer(t, `{"policy":"header","field":"Host"}`).choose(among, cx).address]++
+		counts[selector.Select(pool, cx).String()]++
 	}
-	for _, u := range among {
-		if counts[u.address] < 3 {
+	for _, u := range pool {
+		if counts[u.String()] < 3 {
 			t.Errorf("got %v, want about 9 of each", counts)
 		}
 	}
@@ -147,13 +205,13 @@ func TestHeadPoliciesInRelay(t *testing.T) {
 	for _, test := range headPolicies {
 		cx := inspected(t, "", test.request("value"))
 		in := inspectionOf(cx)
-		balancer := testBalancer(t, test.policy)
-		among := []*upstream{testUpstream("a", 0, 0), testUpstream("b", 0, 0), testUpstream("c", 0, 0)}
-		want := balancer.choose(among, cx)
+		selector := headSelector(t, test.policy)
+		pool := poolOf("a", "b", "c")
+		want := selector.Select(pool, cx)
 		cx.Context = relayedContext(cx.Context, in)
 		drain(cx)
-		if got := chosen(balancer, among, cx, 20); len(tally(got)) != 1 || got[0] != want.address {
-			t.Errorf("%s: got %v, want %s", test.name, tally(got), want.address)
+		if got := selected(selector, pool, cx, 20); len(tally(got)) != 1 || got[0] != want.String() {
+			t.Errorf("%s: got %v, want %s", test.name, tally(got), want)
 		}
 	}
 }
@@ -164,7 +222,7 @@ func TestHeadPoliciesInProxy(t *testing.T) {
 	pool := l4proxy.UpstreamPool{{Dial: []string{"a:1"}}, {Dial: []string{"b:1"}}, {Dial: []string{"c:1"}}}
 	for _, test := range headPolicies {
 		t.Run(test.name, func(t *testing.T) {
-			selector := testBalancer(t, test.policy).(selectorBalancer).selector
+			selector := headSelector(t, test.policy)
 			for _, sent := range []string{test.request("value"), test.without} {
 				cx := inspected(t, "", sent)
 				if got := selector.Select(pool, cx); got == nil {

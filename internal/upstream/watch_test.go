@@ -1,4 +1,4 @@
-package streamprox
+package upstream
 
 import (
 	"io"

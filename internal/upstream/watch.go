@@ -1,4 +1,4 @@
-package streamprox
+package upstream
 
 import (
 	"context"
@@ -22,18 +22,18 @@ const (
 	watchLimit = 64 << 10
 )
 
-// clientWatch notices that a client resets its connection while an upstream is
-// being dialled. A socket tells that only to those who read from it, so it reads
-// ahead. The end of the client's sending is no reason to end a dial: a client that has
-// said all it has to say may well wait for an answer. It is one not to begin others.
+// clientWatch notices that a client resets its connection while a server is being dialled.
+// A socket tells that only to those who read from it, so it reads ahead. The end of the
+// client's sending is no reason to end a dial: a client that has sent all it has to send may
+// well wait for an answer. It is a reason not to begin another round.
 type clientWatch struct {
 	conn    net.Conn
-	pending []byte      // what has been read and not been sent yet
+	pending []byte      // what was read and is still to be sent
 	ended   atomic.Bool // the client has finished sending
 }
 
-// start begins to watch after a delay. The context is cancelled when the client goes
-// away, or with parent; after stop, pending is complete and the connection as it was.
+// start begins to watch after watchDelay. The context is cancelled when the client goes
+// away, or with parent. After stop, pending is complete and the connection as it was.
 func (w *clientWatch) start(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	ended := make(chan struct{})

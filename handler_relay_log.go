@@ -1,0 +1,109 @@
+package streamprox
+
+import (
+	"errors"
+	"io"
+	"net"
+
+	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/relay"
+	"github.com/streamprox/caddy-streamprox/internal/upstream"
+)
+
+// What relay logs. What an upstream does wrong, it does to all its clients: there is a line
+// for each kind of failure, not for each failure.
+
+// logDial warns of an upstream that was not reached. Another one may be.
+func (h *Relay) logDial(attempt upstream.Attempt) {
+	failure := attempt.Failure
+	if failure == nil || !failure.Reason.OfServer() {
+		return // why Connect fails is logged by logFailure
+	}
+	remote := attempt.Client.Stream.RemoteAddr()
+	h.logger.Debug("dial failed", zap.Stringer("upstream", attempt.Server), zap.Stringer("remote", remote), zap.Error(failure.Err))
+	h.failures.failure(h.logger.Warn, lineKind{"upstream not reached", attempt.Server.String(), failure.Reason.String()},
+		zap.Stringer("remote", remote), zap.Error(failure.Err))
+}
+
+// logHealthCheck says when an upstream goes up or down.
+func (h *Relay) logHealthCheck(check upstream.HealthCheck) {
+	if check.Err != nil {
+		h.logger.Debug("health check failed", zap.Stringer("upstream", check.Server), zap.Error(check.Err))
+	}
+	switch {
+	case !check.Changed:
+	case check.Err == nil:
+		h.logger.Info("upstream is up", zap.Stringer("upstream", check.Server))
+	default:
+		h.logger.Warn("upstream is down", zap.Stringer("upstream", check.Server), zap.Int("closed", check.Closed), zap.Error(check.Err))
+	}
+}
+
+// logFailure says why a client has got no upstream.
+func (h *Relay) logFailure(remote net.Addr, err error) {
+	fields := []zap.Field{zap.Stringer("remote", remote), zap.Error(err)}
+	switch upstream.ReasonOf(err) {
+	case upstream.GivenUp:
+		h.logger.Debug("relay given up", fields...)
+	case upstream.NoAddress:
+		h.failures.failure(h.logger.Warn, lineKind{message: "no address to dial"}, fields...)
+	case upstream.NotAllowed:
+		h.failures.failure(h.logger.Warn, lineKind{message: "address refused"}, fields...)
+	case upstream.Scarce:
+		scarcity.refusal(h.logger, "descriptors are scarce; not dialling upstreams")
+	default:
+		h.failures.failure(h.logger.Error, lineKind{message: "no upstream reached"}, fields...)
+	}
+}
+
+// logResponse warns of an upstream that has not answered a request as it should.
+func (h *Relay) logResponse(remote net.Addr, server *upstream.Server, account relay.Account) {
+	if reason := responseFailure(account); reason != "" {
+		h.failures.failure(h.logger.Warn, lineKind{"upstream did not answer as it should", server.String(), reason},
+			zap.Stringer("remote", remote), zap.NamedError("error", account.Err))
+	}
+}
+
+// responseFailure says what is wrong with the answer to a request, or "". What a tunnel ends
+// with is no answer.
+func responseFailure(account relay.Account) string {
+	if account.Engine != "http" {
+		return ""
+	}
+	truncated := errors.Is(account.Err, io.ErrUnexpectedEOF)
+	switch account.Cause {
+	case relay.UpstreamReset:
+		return "it reset the connection"
+	case relay.UpstreamError:
+		if truncated {
+			return "it closed the connection before its response"
+		}
+		return "its connection failed"
+	case relay.ResponseTimeout:
+		return "no response in time"
+	case relay.BadResponse:
+		if truncated {
+			return "its response is truncated"
+		}
+		return account.Err.Error()
+	default:
+		return ""
+	}
+}
+
+// logEnd says what has become of a stream.
+func (h *Relay) logEnd(remote net.Addr, address string, account relay.Account) {
+	if !h.logger.Core().Enabled(zap.DebugLevel) {
+		return
+	}
+	h.logger.Debug("stream ended",
+		zap.Stringer("remote", remote),
+		zap.String("upstream", address),
+		zap.Int64("read", account.ToUpstream),
+		zap.Int64("written", account.ToClient),
+		zap.Duration("duration", account.Duration),
+		zap.Stringer("cause", account.Cause),
+		zap.String("engine", account.Engine),
+		zap.Error(account.Err))
+}

@@ -1,0 +1,140 @@
+package upstream
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+
+	"github.com/mholt/caddy-l4/layer4"
+	"github.com/mholt/caddy-l4/modules/l4proxy"
+)
+
+// policy chooses among servers.
+type policy interface {
+	// choose returns one of the servers, which are at least one and all available.
+	choose(among []*Server, client *layer4.Connection) *Server
+}
+
+// newPolicy returns the policy of a selector of caddy-l4's proxy. Those that count streams,
+// or keep state by position, are written here: caddy-l4's read counters that only its own
+// proxy keeps.
+func newPolicy(selector l4proxy.Selector) policy {
+	switch selector := selector.(type) {
+	case nil:
+		return selectorPolicy{new(l4proxy.RandomSelection)}
+	case *l4proxy.LeastConnSelection:
+		return leastConn{}
+	case *l4proxy.RandomChoiceSelection:
+		return randomChoice{selector.Choose}
+	case *l4proxy.WeightedRoundRobinSelection:
+		return &weightedRoundRobin{current: make(map[*Server]int)}
+	default:
+		return selectorPolicy{selector}
+	}
+}
+
+// selectorPolicy chooses as the selector does.
+type selectorPolicy struct{ selector l4proxy.Selector }
+
+func (p selectorPolicy) choose(among []*Server, client *layer4.Connection) *Server {
+	pool := make(l4proxy.UpstreamPool, len(among))
+	for i, s := range among {
+		pool[i] = s.config
+	}
+	chosen := p.selector.Select(pool, client)
+	return among[max(slices.Index(pool, chosen), 0)]
+}
+
+// leastConn chooses the server with the fewest streams, among equals at random.
+type leastConn struct{}
+
+func (leastConn) choose(among []*Server, _ *layer4.Connection) *Server {
+	return fewestStreams(among)
+}
+
+func fewestStreams(among []*Server) *Server {
+	var best *Server
+	var fewest int64
+	equals := 0
+	for _, s := range among {
+		switch n := s.peer.taken.Load(); {
+		case best == nil || n < fewest:
+			best, fewest, equals = s, n, 1
+		case n == fewest:
+			// Each of k equals is kept with probability 1/k: reservoir sampling.
+			if equals++; rand.IntN(equals) == 0 {
+				best = s
+			}
+		}
+	}
+	return best
+}
+
+// randomChoice picks some servers at random and of those the one with the fewest streams.
+type randomChoice struct{ number int }
+
+func (p randomChoice) choose(among []*Server, _ *layer4.Connection) *Server {
+	picked := slices.Clone(among)
+	rand.Shuffle(len(picked), func(i, j int) { picked[i], picked[j] = picked[j], picked[i] })
+	return fewestStreams(picked[:min(p.number, len(picked))])
+}
+
+// weightedRoundRobin chooses in turn, in proportion to weight, as smoothly as nginx's
+// algorithm of that name: each server gains its weight, the highest is chosen and pays the
+// total.
+type weightedRoundRobin struct {
+	mu      sync.Mutex
+	current map[*Server]int
+}
+
+func (p *weightedRoundRobin) choose(among []*Server, _ *layer4.Connection) *Server {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var best *Server
+	total := 0
+	for _, s := range among {
+		weight := max(s.config.Weight, 1)
+		p.current[s] += weight
+		total += weight
+		if best == nil || p.current[s] > p.current[best] {
+			best = s
+		}
+	}
+	p.current[best] -= total
+	return best
+}
+
+// SelectByHash is what a selector does that sends equal values to the same upstream of those
+// that are available. It is rendezvous hashing as that of ip_hash, which knows what is
+// available to caddy-l4's proxy, with a digest of the value in the place of the client's
+// address: its hash alone (FNV) sends values that differ in their last bytes, as tenants and
+// paths do, mostly to the same upstream. Without a value it selects at random.
+func SelectByHash(value string, pool l4proxy.UpstreamPool, client *layer4.Connection) *l4proxy.Upstream {
+	if value == "" {
+		return new(l4proxy.RandomSelection).Select(pool, client)
+	}
+	digest := sha256.Sum256([]byte(value))
+	key := hashKey(hex.EncodeToString(digest[:8]))
+	return new(l4proxy.IPHashSelection).Select(pool, &layer4.Connection{Conn: hashedConn{key: key}})
+}
+
+// hashedConn is a connection of which only the remote address matters: that is hashed.
+type hashedConn struct {
+	net.Conn
+	key hashKey
+}
+
+// RemoteAddr implements net.Conn.
+func (c hashedConn) RemoteAddr() net.Addr { return c.key }
+
+// hashKey is what is hashed, as an address.
+type hashKey string
+
+// Network implements net.Addr.
+func (hashKey) Network() string { return "" }
+
+// String implements net.Addr.
+func (k hashKey) String() string { return string(k) }
