@@ -348,13 +348,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	server, to, err := h.pool.Connect(ctx, client)
 	if err != nil {
 		h.logFailure(cx.RemoteAddr(), err)
-		switch reason := upstream.ReasonOf(err); {
-		case reason == upstream.GivenUp:
-		case in.method() != "":
-			answerRequest(in, conn, failureStatus(reason))
-		case reason == upstream.Scarce:
-			socket.ResetOnClose(cx)
-		}
+		endUnreached(in, conn, upstream.ReasonOf(err))
 		return nil
 	}
 	leave, ok := h.enter(conn, server, to.Server)
@@ -426,6 +420,17 @@ func (h *Relay) forwarded(in *inspection) (httphead.Forwarded, error) {
 // errConnectContent is why a request is refused: recipients disagree about where the
 // tunnel begins (RFC 9110 section 9.3.6).
 var errConnectContent = errors.New("CONNECT with content")
+
+// endUnreached tells a client that no upstream was reached. caddy-l4 closes its connection.
+func endUnreached(in *inspection, client net.Conn, reason upstream.Reason) {
+	switch {
+	case reason == upstream.GivenUp: // there is no client
+	case in.method() != "":
+		answerRequest(in, client, failureStatus(reason))
+	case reason == upstream.Scarce:
+		socket.ResetOnClose(client)
+	}
+}
 
 // failureStatus is the answer to a request that reaches no upstream.
 func failureStatus(reason upstream.Reason) int {

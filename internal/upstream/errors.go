@@ -35,7 +35,7 @@ type Reason uint8
 // The reasons.
 const (
 	NoConnection       Reason = iota // refused, unreachable, broken before it was ready
-	Timeout                          // nor in time
+	Timeout                          // there was no connection in time
 	HandshakeFailed                  // of TLS
 	InvalidCertificate               // the server's
 	NoneAvailable                    // each server is down, has failed, has as many streams as it may, or is excluded

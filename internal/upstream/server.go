@@ -104,21 +104,23 @@ func (s *Server) setLocal() error {
 		return errors.New("a Unix socket has no local_address (local_addr)")
 	}
 	var patterns []string
+	var addresses []netip.AddrPort
 	for _, pattern := range s.config.LocalAddrs {
 		pattern = caddy.NewReplacer().ReplaceKnown(pattern, "")
 		patterns = append(patterns, pattern)
 		if HasPlaceholder(pattern) {
-			s.perClient, s.local = true, patterns
 			continue
 		}
-		local, err := parseLocal(pattern)
+		address, err := parseLocal(pattern)
 		if err != nil {
 			return fmt.Errorf("local_address (local_addr): %w", err)
 		}
-		s.fixed.local = append(s.fixed.local, local)
+		addresses = append(addresses, address)
 	}
-	if s.local != nil {
-		s.local, s.fixed.local = patterns, nil
+	if len(addresses) < len(patterns) {
+		s.perClient, s.local = true, patterns
+	} else {
+		s.fixed.local = addresses
 	}
 	return nil
 }
