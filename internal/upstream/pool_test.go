@@ -259,6 +259,23 @@ func TestConnectRounds(t *testing.T) {
 	}
 }
 
+// TestConnectEndsWhatCannotChange: what the client's placeholders make is the same in each
+// round.
+func TestConnectEndsWhatCannotChange(t *testing.T) {
+	allow, err := ParseAllow([]string{"a.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dial, want := range map[string]Reason{"{x}:80": NoAddress, "{y}:80": NotAllowed} {
+		p := newTestPool(t, Options{Servers: l4proxy.UpstreamPool{{Dial: []string{dial}}}, Allow: allow, TryDuration: time.Hour, TryInterval: time.Minute})
+		client, _ := silentClient(t)
+		client.Stream.Replacer().Set("y", "b.example")
+		if _, _, err := p.Connect(t.Context(), client); ReasonOf(err) != want {
+			t.Errorf("%s: got error %v, want %s", dial, err, want)
+		}
+	}
+}
+
 // resolverFunc is a resolver that answers each look-up alike.
 type resolverFunc func(ctx context.Context) ([]netip.Addr, error)
 
