@@ -431,12 +431,16 @@ var (
 
 // TestMessages tests that the messages which tables explain are those of the code.
 func TestMessages(t *testing.T) {
-	sources, err := filepath.Glob("../*.go")
+	root, err := filepath.Glob("../*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	internal, err := filepath.Glob("../internal/*/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var code strings.Builder
-	for _, path := range sources {
+	for _, path := range append(root, internal...) {
 		source, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
