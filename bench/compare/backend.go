@@ -29,7 +29,8 @@ const buffer = 256 << 10
 //	/app/down/<n>    sends n bytes after it has got one
 //	/app/up/<n>      reads n bytes, then sends one
 //
-// A request that asks for no upgrade is answered with a constant content.
+// A request that asks for no upgrade is answered with a constant content, or if its path is
+// /app/events with the head of a stream of events and then with nothing.
 func serveBackend(address string) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -55,6 +56,15 @@ func serveStream(c net.Conn) {
 		}
 		if request.Header.Get("Upgrade") != "" {
 			serveUpgraded(c, r, request)
+			return
+		}
+		if request.URL.Path == "/app/events" {
+			// What a server of events sends so that nginx does not collect them.
+			if _, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"+
+				"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n\r\n"); err != nil {
+				return
+			}
+			_, _ = r.ReadByte() // ends when the proxy closes
 			return
 		}
 		if _, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {

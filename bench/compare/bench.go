@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,7 @@ type scale struct {
 	warm, duration       time.Duration // of an exchange
 	count                int           // of exchanges at most, 0 for no limit
 	settle               time.Duration // before a process is looked at
+	rest                 time.Duration // of kept connections, before that
 }
 
 var (
@@ -36,13 +38,13 @@ var (
 		rounds: 5, memoryRounds: 2,
 		streams: []int{1500, mostStreams}, parallel: 4, bytes: 256 << 20, file: 64 << 20,
 		connections: 64, warm: 200 * time.Millisecond, duration: 1200 * time.Millisecond,
-		settle: 500 * time.Millisecond,
+		settle: 500 * time.Millisecond, rest: 5 * time.Second,
 	}
 	smaller = scale{
 		rounds: 2, memoryRounds: 1,
 		streams: []int{500, 1500}, parallel: 4, bytes: 128 << 20, file: 64 << 20,
 		connections: 64, warm: 100 * time.Millisecond, duration: 700 * time.Millisecond,
-		settle: 500 * time.Millisecond,
+		settle: 500 * time.Millisecond, rest: 5 * time.Second,
 	}
 )
 
@@ -120,15 +122,15 @@ func (b *bench) startBackends() error {
 		return backend(b.places.requestBackend)
 	}
 	b.requestServer = "nginx"
-	config, err := write(b.dir, "nginx.conf", nginxConfig(b.dir, b.places.requestBackend))
+	argv, err := nginxBackendCommand(b.dir, b.places.requestBackend)
 	if err != nil {
 		return err
 	}
-	return b.startBackend(b.places.requestBackend, nil, "nginx", "-e", "stderr", "-p", b.dir, "-c", config)
+	return b.startBackend(b.places.requestBackend, nil, argv...)
 }
 
 func (b *bench) startBackend(address string, env []string, argv ...string) error {
-	p, err := start(b.ctx, b.dir, filepath.Base(argv[0]), env, argv...)
+	p, err := start(b.ctx, b.dir, filepath.Base(argv[0]), syscall.SIGKILL, env, argv...)
 	if err != nil {
 		return err
 	}
@@ -151,32 +153,42 @@ type running struct {
 	*process
 }
 
-// pid returns the process whose memory and time are read.
-func (r *running) pid() int { return r.cmd.Process.Pid }
+// answers returns where the contender takes requests: for its site, or for requestBackend.
+func (r *running) answers() string {
+	if r.app {
+		return r.site
+	}
+	return r.requests
+}
 
 // start starts a contender on ports of its own.
 func (b *bench) start(c contender) (*running, error) {
 	r := &running{contender: c, places: b.places}
-	var listens []string
 	for _, address := range []*string{&r.streams, &r.requests, &r.site, &r.files, &r.admin} {
 		var err error
 		if *address, err = b.ports.address(); err != nil {
 			return nil, err
 		}
 	}
-	if slices.ContainsFunc(apps, func(app contender) bool { return app.name == c.name }) {
+	listens := []string{r.streams, r.requests}
+	if c.app {
 		listens = []string{r.site, r.files}
-	} else {
-		listens = []string{r.streams, r.requests}
 	}
 	argv, env, err := b.commandOf(r)
 	if err != nil {
 		return nil, err
 	}
-	if r.process, err = start(b.ctx, b.dir, c.name, env, argv...); err != nil {
+	stop := syscall.SIGKILL
+	if c.workers > 0 {
+		stop = syscall.SIGTERM // which it passes on to them
+	}
+	if r.process, err = start(b.ctx, b.dir, c.name, stop, env, argv...); err != nil {
 		return nil, err
 	}
-	if err := r.ready(listens...); err != nil {
+	if err = r.ready(listens...); err == nil {
+		err = r.findWorkers(c.workers)
+	}
+	if err != nil {
 		r.stop()
 		return nil, err
 	}

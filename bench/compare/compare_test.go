@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ func TestMain(m *testing.M) {
 var tiny = scale{
 	rounds: 2, memoryRounds: 1,
 	streams: []int{20}, parallel: 2, bytes: 1 << 20, file: 512 << 10,
-	connections: 4, duration: patience, count: 40, settle: 100 * time.Millisecond,
+	connections: 4, duration: patience, count: 40, settle: 100 * time.Millisecond, rest: 100 * time.Millisecond,
 }
 
 // Each measure gets from each contender all bytes and a number for each cell, and nothing
@@ -71,15 +72,15 @@ func TestMeasures(t *testing.T) {
 					if got := len(r.Samples[i]); got != rounds {
 						t.Errorf("%s, %s: %d samples, want %d", r.Contender, c.name, got, rounds)
 					}
-					// A process may hold less memory than before, and no goroutines.
-					if v := r.Median[i]; math.IsNaN(v) || math.IsInf(v, 0) || v <= 0 && !m.fresh {
+					// A process may hold less memory than before, and no goroutines. That a
+					// connection is kept shows as a zero, too.
+					v := r.Median[i]
+					if math.IsNaN(v) || math.IsInf(v, 0) || v <= 0 && !m.fresh && c.name != colOpened {
 						t.Errorf("%s, %s: %v", r.Contender, c.name, v)
 					}
 				}
-				if m.fresh && r.Median[1] < .9 {
-					t.Errorf("%s: %v descriptors for each connection", r.Contender, r.Median[1])
-				}
 			}
+			checkKept(t, m, done.Rows)
 		})
 	}
 	if t.Failed() {
@@ -91,6 +92,33 @@ func TestMeasures(t *testing.T) {
 	}
 	if _, err := json.Marshal(report{machine(b), all, list}); err != nil {
 		t.Errorf("the report as JSON: %v", err)
+	}
+}
+
+// checkKept checks what shows whether connections are kept: the column that says how many
+// are, or else descriptors, and connections that were opened.
+func checkKept(t *testing.T, m measure, rows []row) {
+	t.Helper()
+	for i, r := range rows {
+		c := m.contenders[slices.IndexFunc(m.contenders, func(c contender) bool { return c.name == r.Contender })]
+		column := func(name string) (float64, bool) {
+			return value([]measured{{measure: m, Table: m.table, Measure: m.name, Rows: rows[i : i+1]}},
+				goal{table: m.table, measure: m.name, column: name}, c.name)
+		}
+		if kept, ok := column(colKept); ok {
+			want := 1.
+			if c.once {
+				want = 0
+			}
+			if kept != want {
+				t.Errorf("%s: %v of the connections are still open, want %v", c.name, kept, want)
+			}
+		} else if descriptors, ok := column(colFDs); ok && descriptors < .9 {
+			t.Errorf("%s: %v descriptors for each connection", c.name, descriptors)
+		}
+		if opened, ok := column(colOpened); ok && (c.once && opened < .9 || !c.once && opened > 0) {
+			t.Errorf("%s: %v connections for each request", c.name, opened)
+		}
 	}
 }
 

@@ -19,6 +19,13 @@ type contender struct {
 	// program is what has to be installed.
 	program string
 
+	// workers are the processes that it starts. It ends them when it is asked to end.
+	workers int
+
+	// app says that it answers requests itself, at site and files. The others relay, at
+	// streams and requests.
+	app bool
+
 	// once says that a connection carries one request.
 	once bool
 }
@@ -48,6 +55,12 @@ const (
 	haproxyCopy   = "HAProxy"
 	haproxySplice = "HAProxy splice-auto"
 
+	relayRouted  = "streamprox inspect, relay"
+	relayFirst   = "streamprox inspect, relay reuse pin: not routed"
+	reverseProxy = "Caddy reverse_proxy"
+	haproxyHTTP  = "HAProxy mode http"
+	nginxProxy   = "nginx proxy_pass"
+
 	native       = "Caddy's own listener"
 	appReinspect = "streamprox inspect, http_app"
 	appPin       = "streamprox inspect, http_app reuse pin"
@@ -58,33 +71,55 @@ const (
 // The head that all clients send: of a request, and of one that opens a stream.
 const (
 	requestHead = "GET /app/item HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: compare\r\nAccept: */*\r\n\r\n"
+	eventsHead  = "GET /app/events HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: compare\r\nAccept: text/event-stream\r\n\r\n"
 	fileHead    = "GET /file HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: compare\r\nAccept: */*\r\n\r\n"
 	streamHead  = "GET /app/%s HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: compare\r\n" +
 		"Connection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 
+// pinning is a handler that looks at the first request of a connection.
+const pinning = "inspect {\n@app http_request path /app/*\nroute @app {\nrelay %s {\nreuse pin\n}\n}\n}"
+
 // relays carry streams and requests to the servers behind them. Those that look at
 // requests choose by path.
 var relays = []contender{
-	{name: relayPin, caddyfile: relayCaddyfile("inspect {\n@app http_request path /app/*\nroute @app {\n" +
-		"relay %s {\nreuse pin\n}\n}\n}")},
+	{name: relayPin, caddyfile: relayCaddyfile(pinning)},
 	{name: relayClose, once: true, caddyfile: relayCaddyfile("inspect {\n@app http_request path /app/*\n" +
-		"route @app {\nrelay %s\n}\n}")},
+		"route @app {\nrelay %s {\nreuse close\n}\n}\n}")},
 	{name: relayBare, caddyfile: relayCaddyfile("relay %s")},
 	{name: proxyPath, caddyfile: relayCaddyfile("subroute {\n@app http path /app/*\nroute @app {\nproxy %s\n}\n}")},
 	{name: proxyBare, caddyfile: relayCaddyfile("proxy %s")},
-	{name: haproxyCopy, program: "haproxy", command: haproxyCommand("")},
-	{name: haproxySplice, program: "haproxy", command: haproxyCommand("option splice-auto")},
+	{name: haproxyCopy, program: "haproxy", command: haproxyCommand("mode tcp", haproxyStreams)},
+	{name: haproxySplice, program: "haproxy", command: haproxyCommand("mode tcp\n\toption splice-auto", haproxyStreams)},
 }
+
+// proxies route each request by its path, and make a stream of a WebSocket.
+var proxies = []contender{
+	{name: relayRouted, once: true, caddyfile: relayCaddyfile("inspect {\n@app http_request path /app/*\n" +
+		"route @app {\nrelay %s\n}\n}")},
+	{name: reverseProxy, caddyfile: reverseProxyCaddyfile},
+	{name: haproxyHTTP, program: "haproxy", command: haproxyCommand("mode http\n\toption http-no-delay", haproxyRequests)},
+	{name: nginxProxy, program: "nginx", workers: 2, command: nginxProxyCommand},
+}
+
+// notRouted is beside the proxies, and sends the requests after the first one wherever that
+// went.
+var notRouted = contender{name: relayFirst, caddyfile: relayCaddyfile(pinning)}
+
+// inspectApp is Caddy's HTTP app behind streamprox, and ownListener without it.
+var (
+	inspectApp  = contender{name: appReinspect, app: true, caddyfile: appCaddyfile("inspect {\nroute {\nhttp_app %s\n}\n}")}
+	ownListener = contender{name: native, app: true, caddyfile: func(p places) string { return nativeCaddyfile(p, "") }}
+)
 
 // apps hand connections to Caddy's HTTP app.
 var apps = []contender{
-	{name: appReinspect, caddyfile: appCaddyfile("inspect {\nroute {\nhttp_app %s\n}\n}")},
-	{name: appPin, caddyfile: appCaddyfile("inspect {\nroute {\nhttp_app %s {\nreuse pin\n}\n}\n}")},
-	{name: appBare, caddyfile: appCaddyfile("http_app %s")},
-	{name: native, caddyfile: func(p places) string { return nativeCaddyfile(p, "") }},
-	{name: wrapper, caddyfile: func(p places) string {
+	inspectApp,
+	{name: appPin, app: true, caddyfile: appCaddyfile("inspect {\nroute {\nhttp_app %s {\nreuse pin\n}\n}\n}")},
+	{name: appBare, app: true, caddyfile: appCaddyfile("http_app %s")},
+	ownListener,
+	{name: wrapper, app: true, caddyfile: func(p places) string {
 		return nativeCaddyfile(p, "listener_wrappers {\nlayer4 {\nroute\n}\n}\n")
 	}},
 }
@@ -101,6 +136,14 @@ func relayCaddyfile(handler string) func(places) string {
 			p.streams+" {\nroute {\n"+fmt.Sprintf(handler, p.streamBackend)+"\n}\n}\n"+
 			p.requests+" {\nroute {\n"+fmt.Sprintf(handler, p.requestBackend)+"\n}\n}\n}\n")
 	}
+}
+
+// reverseProxyCaddyfile returns a configuration with the two ports of a relay as sites.
+func reverseProxyCaddyfile(p places) string {
+	site := func(listen, backend string) string {
+		return "http://:" + port(listen) + " {\nbind 127.0.0.1\nreverse_proxy /app/* " + backend + "\n}\n"
+	}
+	return global(p, "") + site(p.streams, p.streamBackend) + site(p.requests, p.requestBackend)
 }
 
 // appCaddyfile returns a configuration with two ports and the handler on each.
@@ -129,59 +172,4 @@ func port(address string) string { return address[strings.LastIndexByte(address,
 // site is what is served: a file, and a constant for everything else.
 func site(p places) string {
 	return "handle /file {\nroot * " + p.root + "\nfile_server\n}\nrespond \"" + body + "\"\n"
-}
-
-// haproxyCommand starts HAProxy in TCP mode with as many threads as the others have cores
-// on a machine of two.
-func haproxyCommand(option string) func(string, places) ([]string, error) {
-	return func(dir string, p places) ([]string, error) {
-		text := fmt.Sprintf(`global
-	nbthread 2
-	maxconn %d
-	maxpipes 200
-defaults
-	mode tcp
-	timeout connect 5s
-	timeout client 1h
-	timeout server 1h
-	%s
-listen streams
-	bind %s backlog 4096
-	server backend %s
-listen requests
-	bind %s backlog 4096
-	server backend %s
-`, mostStreams+100, option, p.streams, p.streamBackend, p.requests, p.requestBackend)
-		config, err := write(dir, "haproxy-"+port(p.streams)+".cfg", text)
-		return []string{"haproxy", "-db", "-f", config}, err
-	}
-}
-
-// nginxConfig makes nginx the server behind the relays.
-func nginxConfig(dir, address string) string {
-	return fmt.Sprintf(`daemon off;
-master_process off;
-worker_rlimit_nofile %d;
-pid %s/nginx.pid;
-error_log stderr crit;
-events {
-	worker_connections %[1]d;
-}
-http {
-	access_log off;
-	client_body_temp_path %[2]s/body;
-	proxy_temp_path %[2]s/proxy;
-	fastcgi_temp_path %[2]s/fastcgi;
-	uwsgi_temp_path %[2]s/uwsgi;
-	scgi_temp_path %[2]s/scgi;
-	keepalive_requests 1000000000;
-	keepalive_timeout 1h;
-	server {
-		listen %s backlog=4096;
-		location / {
-			return 200 "%s";
-		}
-	}
-}
-`, mostStreams+100, dir, address, body)
 }

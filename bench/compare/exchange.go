@@ -15,11 +15,6 @@ import (
 // exchange sends and waits on all connections at once, from one thread around epoll: on
 // a machine of two cores the clients must cost less than what they measure.
 func (j job) exchange() (result, error) {
-	c, _, length, err := j.dial(0)
-	if err != nil {
-		return result{}, err
-	}
-	c.Close()
 	address, err := netip.ParseAddrPort(j.Address)
 	if err != nil {
 		return result{}, err
@@ -34,7 +29,6 @@ func (j job) exchange() (result, error) {
 		target:    &unix.SockaddrInet4{Addr: address.Addr().As4(), Port: int(address.Port())},
 		epoll:     epoll,
 		message:   []byte(j.Request),
-		reply:     length,
 		clients:   make([]client, j.Connections),
 		piece:     make([]byte, 16<<10),
 		latencies: make([]time.Duration, 0, 1<<20),
@@ -52,23 +46,26 @@ type exchanger struct {
 	target    *unix.SockaddrInet4
 	epoll     int
 	message   []byte
-	reply     int // length
+	upgraded  bool // messages and replies are single bytes
+	heads     heads
 	clients   []client
 	piece     []byte
-	opened    int
+	opened    int // connections
 	latencies []time.Duration
 }
 
 // client is one connection.
 type client struct {
-	fd    int // -1 without one
-	began time.Time
-	got   int // of the reply
+	fd    int       // -1 without one
+	used  bool      // it has carried a reply
+	began time.Time // the exchange, connecting included if that is necessary
+	reply reply
 }
 
 // run returns after the duration of the job, or after its count.
 func (e *exchanger) run() (result, error) {
 	for i := range e.clients {
+		e.clients[i].began = time.Now()
 		if err := e.open(i); err != nil {
 			return result{}, err
 		}
@@ -77,8 +74,9 @@ func (e *exchanger) run() (result, error) {
 		if err := e.drain(); err != nil {
 			return result{}, err
 		}
-		e.message, e.reply = []byte{'x'}, 1
+		e.message, e.upgraded = []byte{'x'}, true
 		for i := range e.clients {
+			e.clients[i].began = time.Now()
 			if err := e.send(i); err != nil {
 				return result{}, err
 			}
@@ -88,11 +86,11 @@ func (e *exchanger) run() (result, error) {
 	var err error
 	began := time.Now()
 	warm := e.Warm == 0
-	if before, err = cpuTime(e.PID); err != nil {
+	if before, err = cpuTime(e.PIDs); err != nil {
 		return result{}, err
 	}
 	events := make([]unix.EpollEvent, len(e.clients))
-	total := 0
+	total, opened := 0, e.opened
 	for {
 		n, err := e.wait(events)
 		if err != nil {
@@ -111,9 +109,9 @@ func (e *exchanger) run() (result, error) {
 			total++
 			now = time.Now()
 			e.latencies = append(e.latencies, now.Sub(e.clients[i].began))
-			if e.Kind == jobConnect {
-				e.shut(i)
-				err = e.open(i)
+			e.clients[i].began = now
+			if e.Kind == jobConnect || e.clients[i].reply.last {
+				err = e.reopen(i)
 			} else {
 				err = e.send(i)
 			}
@@ -124,18 +122,18 @@ func (e *exchanger) run() (result, error) {
 		switch since := now.Sub(began); {
 		case !warm && since >= e.Warm:
 			warm, began = true, now
-			e.latencies = e.latencies[:0]
-			if before, err = cpuTime(e.PID); err != nil {
+			e.latencies, opened = e.latencies[:0], e.opened
+			if before, err = cpuTime(e.PIDs); err != nil {
 				return result{}, err
 			}
 		case warm && since >= e.Duration, e.Count > 0 && total >= e.Count:
-			after, err := cpuTime(e.PID)
+			after, err := cpuTime(e.PIDs)
 			if err != nil {
 				return result{}, err
 			}
 			r := result{
 				Exchanges: len(e.latencies),
-				Bytes:     int64(len(e.latencies)) * int64(e.reply),
+				Opened:    e.opened - opened,
 				Seconds:   since.Seconds(),
 				CPU:       (after - before).Seconds(),
 			}
@@ -196,12 +194,11 @@ func (e *exchanger) drain() error {
 // the program on the other side.
 func (e *exchanger) open(i int) error {
 	c := &e.clients[i]
-	began := time.Now()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
 	}
-	c.fd = fd
+	c.fd, c.used = fd, false
 	bound := unix.NsecToTimeval(patience.Nanoseconds()) // for connecting, too
 	for _, err := range []error{
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &bound),
@@ -216,11 +213,13 @@ func (e *exchanger) open(i int) error {
 		}
 	}
 	e.opened++
-	if err := e.send(i); err != nil {
-		return err
-	}
-	c.began = began
-	return nil
+	return e.send(i)
+}
+
+// reopen gives client i a new connection.
+func (e *exchanger) reopen(i int) error {
+	e.shut(i)
+	return e.open(i)
 }
 
 // connect connects a socket. A signal, of which Go's runtime sends some, interrupts the call
@@ -237,25 +236,44 @@ func connect(fd int, target unix.Sockaddr) error {
 // send sends the message of client i.
 func (e *exchanger) send(i int) error {
 	c := &e.clients[i]
-	c.began, c.got = time.Now(), 0
+	c.reply = reply{head: c.reply.head[:0]}
+	if e.upgraded {
+		c.reply.known, c.reply.left = true, 1
+	}
 	n, err := unix.Write(c.fd, e.message)
+	if e.stale(i, err) {
+		return e.reopen(i)
+	}
 	if err == nil && n < len(e.message) {
 		err = io.ErrShortWrite
 	}
 	return os.NewSyscallError("write", err)
 }
 
+// stale says whether an error means that the server had closed client i's connection after
+// the reply before. The client then sends its message once more, on another connection.
+func (e *exchanger) stale(i int, err error) bool {
+	c := &e.clients[i]
+	return !e.upgraded && c.used && c.reply.got == 0 &&
+		(errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET))
+}
+
 // read reads what client i has got. It returns true if that completes the reply.
 func (e *exchanger) read(i int) (bool, error) {
 	c := &e.clients[i]
 	n, err := unix.Read(c.fd, e.piece)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if e.stale(i, err) {
+		return false, e.reopen(i)
+	}
 	if err != nil {
-		return false, os.NewSyscallError("read", err)
+		return false, fmt.Errorf("read, after %d bytes of a reply: %w", c.reply.got, err)
 	}
-	if c.got += n; n == 0 || c.got > e.reply {
-		return false, fmt.Errorf("%d bytes of a reply of %d, and then %d", c.got-n, e.reply, n)
-	}
-	return c.got == e.reply, nil
+	complete, err := c.reply.add(e.piece[:n], &e.heads)
+	c.used = c.used || complete
+	return complete, err
 }
 
 // shut closes client i.

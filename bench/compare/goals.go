@@ -26,6 +26,21 @@ func goals(s scale) []goal {
 			all = append(all, goal{table: tableApp, measure: idle(n), column: colMemory, contender: app, peer: native, limit: 1.05})
 		}
 	}
+	for _, n := range s.streams {
+		all = append(all,
+			goal{table: tableHTTP, measure: webSockets(n), column: colMemory, contender: relayRouted, limit: 1.5},
+			goal{table: tableHTTP, measure: webSockets(n), column: colFDs, contender: relayRouted, limit: 2.01},
+			goal{table: tableHTTP, measure: webSockets(n), column: colGoroutines, contender: relayRouted, limit: .01},
+		)
+	}
+	for _, c := range []string{relayRouted, appReinspect} {
+		n := s.streams[0]
+		all = append(all,
+			goal{table: tableHTTP, measure: keptIdle(n), column: colKept, contender: c, atLeast: true, limit: 1},
+			goal{table: tableHTTP, measure: keptIdle(n), column: colFDs, contender: c, limit: 1.01},
+			goal{table: tableHTTP, measure: keptIdle(n), column: colGoroutines, contender: c, limit: .01},
+		)
+	}
 	all = append(all,
 		goal{table: tableRelay, measure: transfers, column: colDown, contender: relayPin, peer: proxyBare, limit: .5},
 		goal{table: tableRelay, measure: transfers, column: colUp, contender: relayPin, peer: proxyBare, limit: .25},

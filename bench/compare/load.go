@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The kinds of jobs.
@@ -19,8 +21,14 @@ const (
 	// upgrade also with four bytes there and back, and leaves them idle.
 	jobHold = "hold"
 
+	// jobQuiet opens connections, each with a request whose response has a head and then
+	// nothing, and leaves them so.
+	jobQuiet = "quiet"
+
 	// jobExchange sends a message on each connection, waits for its reply, and again.
-	// The message is the request, or after an upgrade one byte.
+	// The message is the request, or after an upgrade one byte. Where the server closes
+	// the connection after a reply, the next message goes on another one, and the time
+	// of its exchange begins before that is opened.
 	jobExchange = "exchange"
 
 	// jobConnect is jobExchange with a connection for each request.
@@ -45,12 +53,13 @@ type job struct {
 	Warm        time.Duration // before anything is counted
 	Duration    time.Duration // after that
 	Count       int           // if not 0, the most exchanges, also while warming
-	PID         int           // of the process whose processor time is read
+	PIDs        []int         // of the processes whose processor time is read
 }
 
-// result is what they saw. With jobHold nothing is in it.
+// result is what they saw. With jobHold and jobQuiet nothing is in it.
 type result struct {
 	Exchanges int
+	Opened    int   // connections, beside the first ones
 	Bytes     int64 // that were moved, and are content
 	Seconds   float64
 	P50, P99  float64 // of an exchange, in µs
@@ -59,7 +68,7 @@ type result struct {
 
 func (j job) run() (result, []net.Conn, error) {
 	switch j.Kind {
-	case jobHold:
+	case jobHold, jobQuiet:
 		held, err := j.hold()
 		return result{}, held, err
 	case jobExchange, jobConnect:
@@ -81,14 +90,15 @@ func source(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, 0, 1, byte(1 + i%250)})
 }
 
-// dial connects and makes the first exchange. It returns the response and its length.
-func (j job) dial(i int) (c net.Conn, r *bufio.Reader, length int, err error) {
+// dial connects and makes the first exchange. It returns the response, whose content has
+// been read, unless the job is to leave it quiet.
+func (j job) dial(i int) (c net.Conn, r *bufio.Reader, response *http.Response, err error) {
 	dialer := net.Dialer{
 		Timeout:   patience,
 		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(source(i), 0)),
 	}
 	if c, err = dialer.Dial("tcp", j.Address); err != nil {
-		return nil, nil, 0, err
+		return nil, nil, nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -96,22 +106,22 @@ func (j job) dial(i int) (c net.Conn, r *bufio.Reader, length int, err error) {
 		}
 	}()
 	if err = c.SetDeadline(time.Now().Add(patience)); err != nil {
-		return nil, nil, 0, err
+		return nil, nil, nil, err
 	}
-	counted := &counter{Reader: c}
-	r = bufio.NewReader(counted)
-	response, err := j.request(c, r)
-	if err != nil {
-		return nil, nil, 0, err
+	r = bufio.NewReader(c)
+	if response, err = j.request(c, r); err != nil {
+		return nil, nil, nil, err
 	}
-	if _, err = io.Copy(io.Discard, response.Body); err != nil {
-		return nil, nil, 0, err
+	if j.Kind != jobQuiet {
+		if _, err = io.Copy(io.Discard, response.Body); err != nil {
+			return nil, nil, nil, err
+		}
 	}
 	if r.Buffered() > 0 {
 		err = fmt.Errorf("%d bytes more than the response", r.Buffered())
-		return nil, nil, 0, err
+		return nil, nil, nil, err
 	}
-	return c, r, counted.n, c.SetDeadline(time.Time{})
+	return c, r, response, c.SetDeadline(time.Time{})
 }
 
 // request sends the request and reads the head of the response.
@@ -123,34 +133,20 @@ func (j job) request(c net.Conn, r *bufio.Reader) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusSwitchingProtocols {
-		return nil, errors.New("the response is " + response.Status)
-	}
-	if response.StatusCode == http.StatusOK && response.ContentLength < bodySize {
-		return nil, fmt.Errorf("the response has %d bytes", response.ContentLength)
-	}
-	return response, nil
+	return response, check(response, j.Kind == jobQuiet)
 }
 
-// counter counts what is read.
-type counter struct {
-	io.Reader
-	n int
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.Reader.Read(p)
-	c.n += n
-	return n, err
-}
-
-// hold opens connections, a few at a time, and returns them.
+// hold opens connections, a few at a time, and returns them. One that is to be closed after
+// the response is closed, and is nil.
 func (j job) hold() ([]net.Conn, error) {
 	held := make([]net.Conn, j.Connections)
 	err := parallel(16, j.Connections, func(i int) error {
-		c, r, _, err := j.dial(i)
+		c, r, response, err := j.dial(i)
 		if err != nil {
 			return err
+		}
+		if response.Close && j.Kind == jobHold && !j.upgrades() {
+			return c.Close()
 		}
 		held[i] = c
 		if !j.upgrades() {
@@ -166,6 +162,37 @@ func (j job) hold() ([]net.Conn, error) {
 		return err
 	})
 	return held, err
+}
+
+// release resets connections that were held, so that no proxy waits for the rest of a
+// half-closed one, and returns how many the other side had not closed.
+func release(held []net.Conn) (open int) {
+	for _, c := range held {
+		if c == nil {
+			continue
+		}
+		if stillOpen(c) {
+			open++
+		}
+		_ = c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+	}
+	return open
+}
+
+// stillOpen says whether the other side has neither closed a connection nor reset it. It does
+// not wait.
+func stillOpen(c net.Conn) bool {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return false
+	}
+	open := false
+	err = raw.Control(func(fd uintptr) {
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		open = err == nil && n > 0 || errors.Is(err, unix.EAGAIN)
+	})
+	return err == nil && open
 }
 
 // parallel calls f with 0 to n-1, from as many goroutines as workers says, and returns

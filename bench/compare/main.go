@@ -25,7 +25,7 @@ import (
 )
 
 // kinds are what -only can name.
-var kinds = []string{"memory", "cpu", "rates", "echo"}
+var kinds = []string{"memory", "cpu", "rates", "echo", "websockets", "routed", "quiet", "kept"}
 
 func main() {
 	if runRole() {

@@ -27,13 +27,14 @@ const patience = 30 * time.Second
 type process struct {
 	name   string
 	cmd    *exec.Cmd
+	pids   []int  // its own, and those of its workers
 	output string // file of what it prints
 	cancel context.CancelFunc
 	done   chan struct{} // closed when it has ended
 }
 
-// start starts a program. What it prints goes to a file in dir.
-func start(ctx context.Context, dir, name string, env []string, argv ...string) (*process, error) {
+// start starts a program, which is stopped by a signal. What it prints goes to a file in dir.
+func start(ctx context.Context, dir, name string, stop syscall.Signal, env []string, argv ...string) (*process, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	output, err := os.CreateTemp(dir, "output-*")
 	if err != nil {
@@ -45,12 +46,17 @@ func start(ctx context.Context, dir, name string, env []string, argv ...string) 
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = output, output
 	// Nothing is left should this process be killed.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: stop}
+	cmd.Cancel = func() error { return cmd.Process.Signal(stop) }
+	cmd.WaitDelay = patience
 	if err := cmd.Start(); err != nil {
 		cancel()
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
-	p := &process{name: name, cmd: cmd, output: output.Name(), cancel: cancel, done: make(chan struct{})}
+	p := &process{
+		name: name, cmd: cmd, pids: []int{cmd.Process.Pid},
+		output: output.Name(), cancel: cancel, done: make(chan struct{}),
+	}
 	go p.wait()
 	return p, nil
 }
@@ -61,7 +67,7 @@ func (p *process) wait() {
 	close(p.done)
 }
 
-// stop kills the program and returns when it is gone. It may be called twice.
+// stop stops the program and returns when it is gone. It may be called twice.
 func (p *process) stop() {
 	p.cancel()
 	<-p.done
@@ -90,6 +96,35 @@ func (p *process) ready(addresses ...string) error {
 	return nil
 }
 
+// findWorkers waits until the program has so many workers, and adds them to its processes.
+func (p *process) findWorkers(workers int) error {
+	if workers == 0 {
+		return nil
+	}
+	own := p.cmd.Process.Pid
+	for deadline := time.Now().Add(patience); ; {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", own))
+		if err != nil {
+			return fmt.Errorf("workers of %s: %w", p.name, err)
+		}
+		p.pids = []int{own}
+		for _, field := range strings.Fields(string(text)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				return fmt.Errorf("workers of %s: %w", p.name, err)
+			}
+			p.pids = append(p.pids, pid)
+		}
+		if len(p.pids) == 1+workers {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s has %d workers, not %d: %s", p.name, len(p.pids)-1, workers, p.tail())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 // tail returns the end of what the program has printed.
 func (p *process) tail() string {
 	text, err := os.ReadFile(p.output)
@@ -105,10 +140,11 @@ func self(role string) (executable string, env []string, err error) {
 	return executable, []string{roleVariable + "=" + role}, err
 }
 
-// load is a process of clients. Close ends it, and with it the connections it holds.
+// load is a process of clients.
 type load struct {
-	cmd   *exec.Cmd
-	input io.Closer
+	cmd    *exec.Cmd
+	input  io.Closer
+	output *json.Decoder
 }
 
 // startLoad starts clients, and returns with the result of the job.
@@ -133,10 +169,10 @@ func startLoad(ctx context.Context, j job) (*load, result, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, result{}, err
 	}
-	l := &load{cmd: cmd, input: input}
+	l := &load{cmd: cmd, input: input, output: json.NewDecoder(output)}
 	var r result
 	if err = json.NewEncoder(input).Encode(j); err == nil {
-		err = json.NewDecoder(output).Decode(&r)
+		err = l.output.Decode(&r)
 	}
 	if err != nil {
 		l.close()
@@ -145,10 +181,13 @@ func startLoad(ctx context.Context, j job) (*load, result, error) {
 	return l, r, nil
 }
 
-// close ends the clients and returns when they are gone.
-func (l *load) close() {
+// close ends the clients and returns when they are gone. Of the connections that they have
+// held it returns how many were still open. It may be called twice.
+func (l *load) close() (open int) {
 	l.input.Close()
+	_ = l.output.Decode(&open) // fails if none were held
 	_ = l.cmd.Wait()
+	return open
 }
 
 // runJob runs clients to their end.
@@ -161,28 +200,31 @@ func runJob(ctx context.Context, j job) (result, error) {
 	return r, nil
 }
 
-// cpuTime returns the processor time that a process has used, in user and in kernel mode,
-// in all its threads.
-func cpuTime(pid int) (time.Duration, error) {
-	// The process's own clock, as clock_getcpuclockid(3) makes its name: what
-	// /proc/<pid>/stat shows, in nanoseconds.
-	var t unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
-		return 0, fmt.Errorf("processor time of %d: %w", pid, err)
+// cpuTime returns the processor time that processes have used, in user and in kernel mode,
+// in all their threads.
+func cpuTime(pids []int) (sum time.Duration, err error) {
+	for _, pid := range pids {
+		// The process's own clock, as clock_getcpuclockid(3) makes its name: what
+		// /proc/<pid>/stat shows, in nanoseconds.
+		var t unix.Timespec
+		if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
+			return 0, fmt.Errorf("processor time of %d: %w", pid, err)
+		}
+		sum += time.Duration(t.Nano())
 	}
-	return time.Duration(t.Nano()), nil
+	return sum, nil
 }
 
-// footprint is what a process holds.
+// footprint is what a program holds, in all its processes.
 type footprint struct {
 	memory      float64 // resident and anonymous, in KiB
 	descriptors float64
 	goroutines  float64 // 0 if it has none
 }
 
-// look returns what a process holds, after it has rested. A Caddy, whose admin address is
+// look returns what a program holds, after it has rested. A Caddy, whose admin address is
 // given, collects its garbage before.
-func look(ctx context.Context, pid int, admin string, settle time.Duration) (footprint, error) {
+func look(ctx context.Context, pids []int, admin string, settle time.Duration) (footprint, error) {
 	var f footprint
 	if admin != "" {
 		// Twice, since what has a finalizer is freed by the second one.
@@ -202,23 +244,35 @@ func look(ctx context.Context, pid int, admin string, settle time.Duration) (foo
 	} else {
 		time.Sleep(settle)
 	}
+	for _, pid := range pids {
+		if err := f.add(pid); err != nil {
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+// add adds the memory and the descriptors of a process.
+func (f *footprint) add(pid int) error {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return f, err
+		return err
 	}
 	_, rest, found := strings.Cut(string(status), "RssAnon:")
 	if !found {
-		return f, errors.New("no RssAnon in /proc: Linux 4.5 or later is needed")
+		return errors.New("no RssAnon in /proc: Linux 4.5 or later is needed")
 	}
-	if _, err := fmt.Sscan(rest, &f.memory); err != nil {
-		return f, fmt.Errorf("RssAnon: %w", err)
+	var memory float64
+	if _, err := fmt.Sscan(rest, &memory); err != nil {
+		return fmt.Errorf("RssAnon: %w", err)
 	}
 	descriptors, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil {
-		return f, err
+		return err
 	}
-	f.descriptors = float64(len(descriptors))
-	return f, nil
+	f.memory += memory
+	f.descriptors += float64(len(descriptors))
+	return nil
 }
 
 // get asks Caddy's admin API. The connection is not kept, so that it is not counted.

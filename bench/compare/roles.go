@@ -48,7 +48,7 @@ func runRole() bool {
 }
 
 // runLoad reads a job from standard input and prints its result. With a job that holds
-// connections it then waits for the end of the input.
+// connections it then waits for the end of the input, and prints how many are still open.
 func runLoad() error {
 	in := json.NewDecoder(os.Stdin)
 	var j job
@@ -65,9 +65,7 @@ func runLoad() error {
 	if held != nil {
 		var end any
 		_ = in.Decode(&end) // returns at the end of the input
-		for _, c := range held {
-			c.Close()
-		}
+		return json.NewEncoder(os.Stdout).Encode(release(held))
 	}
 	return nil
 }

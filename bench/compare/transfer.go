@@ -29,7 +29,7 @@ func (j job) bulk() (result, error) {
 			return result{}, err
 		}
 	}
-	before, err := cpuTime(j.PID)
+	before, err := cpuTime(j.PIDs)
 	if err != nil {
 		return result{}, err
 	}
@@ -47,7 +47,7 @@ func (j job) bulk() (result, error) {
 		return result{}, err
 	}
 	seconds := time.Since(began).Seconds()
-	after, err := cpuTime(j.PID)
+	after, err := cpuTime(j.PIDs)
 	if err != nil {
 		return result{}, err
 	}
