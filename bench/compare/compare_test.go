@@ -151,6 +151,34 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// With a program end its workers.
+func TestWorkers(t *testing.T) {
+	b, err := newBench(t.Context(), tiny, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.close)
+	there, missing := split(proxies)
+	if len(missing) > 0 {
+		t.Skipf("not installed: %v", missing)
+	}
+	for _, c := range there {
+		r, err := b.start(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.stop()
+		if len(r.pids) != 1+c.workers {
+			t.Errorf("%s: %d processes, want %d", c.name, len(r.pids), 1+c.workers)
+		}
+		for _, pid := range r.pids {
+			if err := unix.Kill(pid, 0); err != unix.ESRCH {
+				t.Errorf("%s: process %d is left: %v", c.name, pid, err)
+			}
+		}
+	}
+}
+
 func TestArguments(t *testing.T) {
 	for _, test := range []struct {
 		name, args, want string

@@ -138,10 +138,13 @@ func relayCaddyfile(handler string) func(places) string {
 	}
 }
 
-// reverseProxyCaddyfile returns a configuration with the two ports of a relay as sites.
+// reverseProxyCaddyfile returns a configuration with the two ports of a relay as sites. By
+// default Caddy keeps 32 connections to a server, fewer than there are clients, which costs it a
+// fifth of the processor time of a request.
 func reverseProxyCaddyfile(p places) string {
 	site := func(listen, backend string) string {
-		return "http://:" + port(listen) + " {\nbind 127.0.0.1\nreverse_proxy /app/* " + backend + "\n}\n"
+		return "http://:" + port(listen) + " {\nbind 127.0.0.1\nreverse_proxy /app/* " + backend + " {\n" +
+			"transport http {\nkeepalive_idle_conns_per_host 64\n}\n}\n}\n"
 	}
 	return global(p, "") + site(p.streams, p.streamBackend) + site(p.requests, p.requestBackend)
 }
