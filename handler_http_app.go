@@ -289,7 +289,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	if state := tlsState(cx); state != nil {
 		handed = tlsServedConn{served: handed, state: state}
 	}
-	if err := network.deliver(address, handed, h.wait); err != nil {
+	if err := network.Deliver(address, handed, h.wait); err != nil {
 		h.failures.failure(h.logger.Error, lineKind{message: "delivering connection"},
 			zap.String("listener", address),
 			zap.Duration("wait", h.wait),

@@ -2,7 +2,6 @@ package streamprox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,195 +11,21 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/streamprox/caddy-streamprox/internal/handover"
 )
+
+// What Caddy calls for addresses such as streamprox/web: there an HTTP server listens inside
+// the process, for the connections that http_app delivers.
 
 const (
 	networkName      = "streamprox"
 	networkNameHTTP3 = "streamproxudp"
 )
 
-// network is the virtual network: the addresses on which HTTP servers of this
-// process listen. It outlives configurations, as sockets do.
-var network = virtualNetwork{listeners: make(map[string][]*listener), changed: make(chan struct{})}
-
-// virtualNetwork hands connections to listeners without a socket in between.
-type virtualNetwork struct {
-	mu sync.Mutex
-
-	// listeners holds the open listeners of each address, the newest last. They
-	// overlap while a configuration replaces another one; when the new one fails to
-	// start, its listeners close and those of the old one are the newest again.
-	listeners map[string][]*listener
-
-	// changed is closed, and replaced, whenever listeners changes.
-	changed chan struct{}
-}
-
-// errNotListening is returned by deliver when nobody takes the connection in time.
-var errNotListening = errors.New("no listener accepts connections")
-
-// deliver gives conn to the newest listener of addr. It waits up to wait for one
-// that listens and accepts; a connection that it cannot deliver stays the caller's.
-func (n *virtualNetwork) deliver(addr string, conn net.Conn, wait time.Duration) error {
-	replay, awaited := conn.(request)
-	timeout := time.NewTimer(wait)
-	defer timeout.Stop()
-	for {
-		l, changed := n.newest(addr, awaited)
-		if l == nil {
-			select {
-			case <-changed:
-				continue
-			case <-timeout.C:
-				return errNotListening
-			}
-		}
-		if awaited {
-			replay.whenTaken(l.requestTaken)
-		}
-		var err error
-		select {
-		case l.conns <- conn:
-			return nil
-		case <-l.closed:
-		case <-changed:
-		case <-timeout.C:
-			err = errNotListening
-		}
-		if awaited {
-			replay.requestTaken()
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// request is a connection that tells when the server has taken on the request at its
-// beginning.
-type request interface {
-	// whenTaken sets what requestTaken calls, once.
-	whenTaken(func())
-	requestTaken()
-}
-
-// newest returns the newest listener of addr, or nil, and a channel that is closed
-// when that changes. With await, the listener awaits one more request.
-func (n *virtualNetwork) newest(addr string, await bool) (*listener, <-chan struct{}) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	open := n.listeners[addr]
-	if len(open) == 0 {
-		return nil, n.changed
-	}
-	l := open[len(open)-1]
-	if await {
-		l.awaited++
-	}
-	return l, n.changed
-}
-
-// add makes l the newest listener of its address, and waits for the requests that
-// are on their way to the one before it. net/http's server drops, without an answer,
-// a request that it reads after its shutdown has begun, and that begins when those
-// who add a listener are ready.
-func (n *virtualNetwork) add(l *listener) {
-	n.mu.Lock()
-	key := l.addr.String()
-	open := n.listeners[key]
-	n.listeners[key] = append(open, l)
-	n.announce()
-	var idle chan struct{}
-	if len(open) > 0 && open[len(open)-1].awaited > 0 {
-		idle = make(chan struct{})
-		open[len(open)-1].idle = idle
-	}
-	n.mu.Unlock()
-
-	if idle != nil {
-		timeout := time.NewTimer(handoverPatience)
-		defer timeout.Stop()
-		select {
-		case <-idle:
-		case <-timeout.C:
-		}
-	}
-}
-
-// handoverPatience bounds the wait for requests on their way to a server that is
-// about to be replaced. They take microseconds.
-const handoverPatience = 500 * time.Millisecond
-
-func (n *virtualNetwork) remove(l *listener) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	key := l.addr.String()
-	open := n.listeners[key]
-	kept := make([]*listener, 0, len(open))
-	for _, other := range open {
-		if other != l {
-			kept = append(kept, other)
-		}
-	}
-	if len(kept) == 0 {
-		delete(n.listeners, key)
-	} else {
-		n.listeners[key] = kept
-	}
-	n.announce()
-}
-
-// announce wakes those who wait for a change. n.mu is held.
-func (n *virtualNetwork) announce() {
-	close(n.changed)
-	n.changed = make(chan struct{})
-}
-
-// listener is one generation of the listener on an address. Connections are given
-// to a call of Accept, never queued: none is left behind when it closes.
-type listener struct {
-	addr   addr
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-
-	// Guarded by network.mu: how many requests are on their way to the server, and
-	// whom to tell when there are none, or nil.
-	awaited int
-	idle    chan struct{}
-}
-
-// requestTaken counts one request as having reached the server.
-func (l *listener) requestTaken() {
-	network.mu.Lock()
-	defer network.mu.Unlock()
-	if l.awaited--; l.awaited == 0 && l.idle != nil {
-		close(l.idle)
-		l.idle = nil
-	}
-}
-
-// Accept implements net.Listener.
-func (l *listener) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.conns:
-		return conn, nil
-	case <-l.closed:
-		return nil, &net.OpError{Op: "accept", Net: networkName, Addr: l.addr, Err: net.ErrClosed}
-	}
-}
-
-// Close implements net.Listener.
-func (l *listener) Close() error {
-	l.once.Do(func() {
-		close(l.closed)
-		network.remove(l)
-	})
-	return nil
-}
-
-// Addr implements net.Listener.
-func (l *listener) Addr() net.Addr { return l.addr }
+// network is the virtual network: HTTP servers listen on it, and http_app delivers to them.
+// It outlives configurations, as sockets do.
+var network = handover.New(networkName)
 
 // listen implements caddy.ListenerFunc for the virtual network.
 func listen(ctx context.Context, _, host, portRange string, portOffset uint, _ net.ListenConfig) (any, error) {
@@ -214,13 +39,11 @@ func listen(ctx context.Context, _, host, portRange string, portOffset uint, _ n
 		}
 		checkUnreached(caddyCtx)
 	}
-	l := &listener{addr: address, conns: make(chan net.Conn), closed: make(chan struct{})}
-	network.add(l)
-	return l, nil
+	return network.Listen(address), nil
 }
 
-// joinAddr returns the address of a listener on the virtual network.
-func joinAddr(host, portRange string, portOffset uint) (addr, error) {
+// joinAddr returns the address of a listener on the virtual network, such as "web:80".
+func joinAddr(host, portRange string, portOffset uint) (string, error) {
 	if host == "" {
 		return "", fmt.Errorf("%s needs a name to listen on, as in 'bind %s/web'", networkName, networkName)
 	}
@@ -229,17 +52,8 @@ func joinAddr(host, portRange string, portOffset uint) (addr, error) {
 	if err != nil {
 		return "", fmt.Errorf("parsing port of %s/%s: %w", networkName, host, err)
 	}
-	return addr(net.JoinHostPort(host, strconv.FormatUint(port+uint64(portOffset), 10))), nil
+	return net.JoinHostPort(host, strconv.FormatUint(port+uint64(portOffset), 10)), nil
 }
-
-// addr is an address on the virtual network, such as "web:80".
-type addr string
-
-// Network implements net.Addr.
-func (addr) Network() string { return networkName }
-
-// String implements net.Addr.
-func (a addr) String() string { return string(a) }
 
 // listenPacket implements caddy.ListenerFunc for HTTP/3 on the virtual network.
 // Caddy enables HTTP/3 for every site with TLS and would fail to start without a
@@ -292,7 +106,6 @@ func (p *packetListener) SetWriteDeadline(time.Time) error { return os.ErrNoDead
 
 // Interface guards
 var (
-	_ net.Listener       = (*listener)(nil)
 	_ net.PacketConn     = (*packetListener)(nil)
 	_ caddy.ListenerFunc = listen
 	_ caddy.ListenerFunc = listenPacket

@@ -43,7 +43,7 @@
 // A connection passes through the package in one direction: handler_inspect.go
 // reads its head and chooses a route; handler_rewrite.go edits the head, where a route
 // asks for it; handler_http_app.go hands the connection to a listener of the virtual
-// network (listener.go), or handler_relay.go asks a pool (internal/upstream) for a
+// network (internal/handover), or handler_relay.go asks a pool (internal/upstream) for a
 // connection to an upstream and hands both ends to internal/relay; handler_respond.go
 // answers instead. replay.go moves the bytes that were buffered on the way. One thing looks
 // back: reinspect.go asks inspect where the next request on a connection belongs.

@@ -724,6 +724,9 @@ func (c *readLog) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
+// WhenTaken implements handover.Conn.
+func (*readLog) WhenTaken(func()) {}
+
 func (c *readLog) SetReadDeadline(t time.Time) error {
 	if !t.IsZero() && t.Before(time.Now()) {
 		c.note("interrupts")
@@ -765,7 +768,7 @@ func TestServerReads(t *testing.T) {
 	client, conn := net.Pipe()
 	defer client.Close()
 	log := &readLog{Conn: conn}
-	if err := network.deliver("server-reads:80", log, time.Minute); err != nil {
+	if err := network.Deliver("server-reads:80", log, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	r := bufio.NewReader(client)

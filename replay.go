@@ -14,6 +14,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4throttle"
 
+	"github.com/streamprox/caddy-streamprox/internal/handover"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -319,45 +320,16 @@ func (c *replayConn) endCall() {
 	}
 }
 
-// calls counts the calls in progress on a connection.
-type calls struct{ state atomic.Int64 }
-
-const (
-	callsClosing  = 1 << 62 // added when no more are to come
-	callsFinished = -1      // closing, and none is in progress
-)
-
-// begin counts one more call. It reports false if the last one has ended.
-func (c *calls) begin() bool {
-	for {
-		switch n := c.state.Load(); {
-		case n == callsFinished:
-			return false
-		case c.state.CompareAndSwap(n, n+1):
-			return true
-		}
+// WhenTaken implements handover.Conn.
+func (c *replayConn) WhenTaken(taken func()) {
+	if taken == nil {
+		c.taken.Store(nil)
+	} else {
+		c.taken.Store(&taken)
 	}
 }
 
-// end ends what begin began, and reports whether it was the last call of all.
-func (c *calls) end() bool {
-	return c.state.Add(-1) == callsClosing && c.state.CompareAndSwap(callsClosing, callsFinished)
-}
-
-// close lets the call that ends when no other is in progress be the last one.
-func (c *calls) close() {
-	for {
-		n := c.state.Load()
-		if n < 0 || n >= callsClosing || c.state.CompareAndSwap(n, n+callsClosing) {
-			return
-		}
-	}
-}
-
-// whenTaken implements request.
-func (c *replayConn) whenTaken(f func()) { c.taken.Store(&f) }
-
-// requestTaken implements request.
+// requestTaken tells that the server has taken on the request at the beginning.
 func (c *replayConn) requestTaken() {
 	if taken := c.taken.Swap(nil); taken != nil {
 		(*taken)()
@@ -366,11 +338,10 @@ func (c *replayConn) requestTaken() {
 
 // served is a connection that the HTTP server gets.
 type served interface {
-	net.Conn
+	handover.Conn
 	io.ReaderFrom
 	CloseWrite() error
 	handOvers() int
-	request
 }
 
 // tlsServedConn is one whose TLS was terminated before it was handed over. The HTTP app

@@ -73,6 +73,43 @@ func TestReplayConnEndsWithItsLastCall(t *testing.T) {
 	}
 }
 
+// TestReplayConnTellsThatRequestIsTaken: a server that has taken on the request shows that by
+// what it does next with the connection.
+func TestReplayConnTellsThatRequestIsTaken(t *testing.T) {
+	tests := []struct {
+		name string
+		does func(*replayConn)
+		want int
+	}{
+		{"reads the head", func(c *replayConn) { _, _ = c.Read(make([]byte, 64)) }, 0},
+		{"looks for a client that leaves", func(c *replayConn) { _, _ = c.Read(make([]byte, 1)) }, 1},
+		{"reads on", func(c *replayConn) { _, _ = io.ReadFull(c, make([]byte, 20)) }, 1},
+		{"answers", func(c *replayConn) { _, _ = c.Write([]byte("HTTP/1.1 200 OK\r\n")) }, 1},
+		{"sends a file", func(c *replayConn) { _, _ = c.ReadFrom(strings.NewReader("file")) }, 1},
+		{"closes", func(c *replayConn) { _ = c.Close() }, 1},
+		{"closes when it has answered", func(c *replayConn) {
+			_, _ = c.Write([]byte("HTTP/1.1 200 OK\r\n"))
+			_ = c.Close()
+		}, 1},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			client, conn := net.Pipe()
+			go func() { _, _ = io.Copy(io.Discard, client) }()
+			defer client.Close()
+			c := newReplayConn(conn, []byte("GET / HTTP/1.1\r\n\r\n"), func() {})
+			defer c.Close()
+			told := 0
+			c.WhenTaken(func() { told++ })
+			go func() { _, _ = io.WriteString(client, "body") }()
+			test.does(c)
+			if told != test.want {
+				t.Errorf("told %d times, want %d", told, test.want)
+			}
+		})
+	}
+}
+
 // wrapping is a connection as a plugin may wrap it.
 type wrapping struct {
 	net.Conn
