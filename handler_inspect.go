@@ -15,6 +15,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
@@ -176,14 +177,12 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	if socket.IsDatagram(cx.LocalAddr().Network()) {
 		return errors.New("inspect reads streams, not datagrams")
 	}
-	release, ok := h.pending.acquire(cx.RemoteAddr())
+	leave, ok := h.admit(cx)
 	if !ok {
-		h.refused.refusal(h.logger, "too many connections under inspection; resetting new ones")
-		socket.ResetOnClose(cx)
 		return nil
 	}
 	in, err := h.inspect(cx)
-	release()
+	leave()
 	if err != nil {
 		h.logger.Debug("inspection ended", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return nil
@@ -192,14 +191,14 @@ func (h *Inspect) Handle(cx *layer4.Connection, next layer4.Handler) error {
 }
 
 // inspect inspects cx, of which earlier matchers may have read a part, and chooses its
-// route. An error is errClientGone, errShed, or that of a TLS handshake that Caddy has
+// route. An error is errClientGone, descriptors.ErrScarce, or that of a TLS handshake that Caddy has
 // left to whoever reads first.
 func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 	outer := inspectionOf(cx)
 	data, conn := drain(cx)
 	first := socket.NewReader(conn)
 	if outer == nil && shed(cx, first, h.logger) {
-		return nil, errShed
+		return nil, descriptors.ErrScarce
 	}
 	if err := finishHandshake(conn, h.bounds.silentTimeout); err != nil {
 		return nil, err

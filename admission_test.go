@@ -81,30 +81,30 @@ func TestPendingLimits(t *testing.T) {
 		test := &tests[i]
 		t.Run(test.name, func(t *testing.T) {
 			p := &test.limits
-			var releases []func()
+			var leaves []func()
 			for i, client := range test.clients {
-				release, ok := p.acquire(client)
+				leave, ok := p.enter(client)
 				if ok != test.want[i] {
 					t.Errorf("connection %d from %v: got admitted %t, want %t", i, client, ok, test.want[i])
 				}
 				if ok {
-					releases = append(releases, release)
+					leaves = append(leaves, leave)
 				}
 			}
 			if got := len(p.perIP); got != test.wantKept {
 				t.Errorf("addresses counted: got %d, want %d", got, test.wantKept)
 			}
-			for _, release := range releases {
-				release()
+			for _, leave := range leaves {
+				leave()
 			}
 			if p.total != 0 || len(p.perIP) != 0 {
-				t.Errorf("after all were released: got total %d and addresses %v, want none", p.total, p.perIP)
+				t.Errorf("after all have left: got total %d and addresses %v, want none", p.total, p.perIP)
 			}
 		})
 	}
 }
 
-func TestPendingLimitsReleaseAdmitsTheNext(t *testing.T) {
+func TestPendingLimitsLeavingAdmitsTheNext(t *testing.T) {
 	client := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 1}
 	for name, p := range map[string]*pendingLimits{
 		"total":  {max: 1},
@@ -112,14 +112,14 @@ func TestPendingLimitsReleaseAdmitsTheNext(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for i := range 3 {
-				release, ok := p.acquire(client)
+				leave, ok := p.enter(client)
 				if !ok {
 					t.Fatalf("round %d: got refused, want admitted", i)
 				}
-				if _, ok := p.acquire(client); ok {
+				if _, ok := p.enter(client); ok {
 					t.Fatalf("round %d: got a second connection admitted, want it refused", i)
 				}
-				release()
+				leave()
 			}
 		})
 	}
@@ -132,14 +132,14 @@ func TestPendingLimitsConcurrently(t *testing.T) {
 		wg.Go(func() {
 			client := &net.TCPAddr{IP: net.IPv4(10, 0, 0, byte(g%2)), Port: g}
 			for range 500 {
-				if release, ok := p.acquire(client); ok {
-					release()
+				if leave, ok := p.enter(client); ok {
+					leave()
 				}
 			}
 		})
 	}
 	wg.Wait()
 	if p.total != 0 || len(p.perIP) != 0 {
-		t.Errorf("after all were released: got total %d and addresses %v, want none", p.total, p.perIP)
+		t.Errorf("after all have left: got total %d and addresses %v, want none", p.total, p.perIP)
 	}
 }
