@@ -2,19 +2,19 @@ package streamprox
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
-// What the addresses of a configuration show: two servers on one of them, and
-// connections that come back to the server they come from.
+// What the addresses of a configuration show: two servers on one of them, datagrams for
+// inspect, and an upstream that is the server itself.
 
 // redirectServer is the name of the server that automatic HTTPS adds for its redirects.
 const redirectServer = "remaining_auto_https_redirects"
@@ -38,7 +38,7 @@ func (s endpoint) String() string {
 // checkAddresses refuses two sockets on one address, one of them of the layer4 app. The
 // system does not: Caddy sets SO_REUSEPORT. http may be nil. Between its own servers
 // the HTTP app compares itself.
-func checkAddresses(servers map[string]layer4Config, http *caddyhttp.App) error {
+func checkAddresses(servers map[string]layer4Server, http *caddyhttp.App) error {
 	const split = "the system would split clients between them at random"
 	taken := make(map[string]endpoint)
 	for _, s := range layer4Endpoints(servers) {
@@ -83,7 +83,7 @@ func (s endpoint) otherwise(other endpoint) string {
 }
 
 // layer4Endpoints returns the sockets of the layer4 app, in order.
-func layer4Endpoints(servers map[string]layer4Config) (endpoints []endpoint) {
+func layer4Endpoints(servers map[string]layer4Server) (endpoints []endpoint) {
 	for _, name := range sortedKeys(servers) {
 		for _, address := range listenAddresses(servers[name].Listen) {
 			endpoints = append(endpoints, endpointsOf(address, endpoint{server: name})...)
@@ -219,6 +219,36 @@ func listenHost(network, host string) string {
 	return strings.ToLower(host)
 }
 
+// refuseDatagrams refuses an inspect in a layer4 server that listens for datagrams.
+func (c *checker) refuseDatagrams(listen []string) error {
+	inspects := has(c.routes, func(h *configHandler) bool {
+		return h.Name == "inspect" || h.hidesInspect()
+	})
+	if !inspects {
+		return nil
+	}
+	for _, l := range listen {
+		address, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(l, ""))
+		if err == nil && socket.IsDatagram(address.Network) {
+			return fmt.Errorf("server %s listens on %s: inspect reads streams, not datagrams; move it to a server that listens on TCP or a Unix socket", c.server, l)
+		}
+	}
+	return nil
+}
+
+// relayToItself warns of upstreams at which the server itself listens.
+func (c *checker) relayToItself(h *configHandler) {
+	for _, server := range h.Upstreams {
+		for _, dial := range server.Dial {
+			if listen, ok := leadsTo(dial, c.listen); ok {
+				c.warn(h.route, "relay sends the stream back to the server it comes from",
+					"name the address of another server; for a site of this process, bind it to streamprox/<name> and use 'http_app <name>'",
+					zap.String("upstream", dial), zap.String("listen", listen))
+			}
+		}
+	}
+}
+
 // leadsTo returns the address among listen that takes what is dialled at address, if
 // that is certain.
 func leadsTo(address string, listen []caddy.NetworkAddress) (string, bool) {
@@ -256,73 +286,3 @@ func isLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.IsLoopback()
 }
-
-// handOver is a delivery by an http_app handler in a listener wrapper.
-type handOver struct {
-	from, to string // servers
-	listener string // as the handler names it
-}
-
-// checkHandOvers refuses deliveries that come back to the server they come from: its
-// wrapper would deliver them again, without end. delivered holds, by server, what the
-// http_app handlers in its listener wrappers name.
-func checkHandOvers(app *caddyhttp.App, delivered map[string][]string) error {
-	bound := boundListeners(app)
-	overs := make(map[string][]handOver)
-	for from, listeners := range delivered {
-		for _, listener := range listeners {
-			for _, b := range bound {
-				if listener == b.name || listener == b.address() {
-					overs[from] = append(overs[from], handOver{from, b.server, listener})
-				}
-			}
-		}
-	}
-	for _, server := range sortedKeys(overs) {
-		cycle := findCycle(overs, server, server, make(map[string]bool))
-		if cycle == nil {
-			continue
-		}
-		steps := make([]string, len(cycle))
-		for i, over := range cycle {
-			steps[i] = fmt.Sprintf("'http_app %s' in the listener wrapper of server %s (%s) delivers to server %s (%s)",
-				over.listener, over.from, strings.Join(app.Servers[over.from].Listen, " "),
-				over.to, strings.Join(app.Servers[over.to].Listen, " "))
-		}
-		return fmt.Errorf("a hand-over leads back to itself: %s; its wrapper would deliver again, without end: give the wrapper to the outer server alone, as in 'servers %s { listener_wrappers … }'",
-			strings.Join(steps, ", and "), outerAddress(app, delivered))
-	}
-	return nil
-}
-
-// findCycle returns the deliveries that lead from a server to the one called back, or nil.
-func findCycle(overs map[string][]handOver, from, back string, seen map[string]bool) []handOver {
-	for _, over := range overs[from] {
-		if over.to == back {
-			return []handOver{over}
-		}
-		if seen[over.to] {
-			continue
-		}
-		seen[over.to] = true
-		if rest := findCycle(overs, over.to, back, seen); rest != nil {
-			return append([]handOver{over}, rest...)
-		}
-	}
-	return nil
-}
-
-// outerAddress returns the address of a server with a wrapper that clients can connect
-// to.
-func outerAddress(app *caddyhttp.App, delivered map[string][]string) string {
-	for _, name := range sortedKeys(delivered) {
-		for _, address := range listenAddresses(app.Servers[name].Listen) {
-			if len(delivered[name]) > 0 && address.Network != networkName {
-				return address.String()
-			}
-		}
-	}
-	return "<address>"
-}
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

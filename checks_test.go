@@ -547,7 +547,8 @@ func TestHiddenInspectIsNotLast(t *testing.T) {
 		if err := json.Unmarshal([]byte(config), &routes); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.routes(routes, nil, "", false, ""); err != nil {
+		c.routes = newRouteList(routes, "")
+		if err := c.check(); err != nil {
 			t.Fatal(err)
 		}
 		if got := found.isLast(&Inspect{Routes: []*Route{}}); got != want {

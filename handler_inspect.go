@@ -106,9 +106,6 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 	if err := h.provisionLimits(); err != nil {
 		return err
 	}
-	if err := refuseUDP(ctx); err != nil {
-		return err
-	}
 	if i := slices.Index(h.Routes, nil); i >= 0 {
 		return fmt.Errorf("route %d is null", i)
 	}
