@@ -45,13 +45,13 @@ type Network struct {
 
 	mu        sync.Mutex
 	listeners map[string][]*listener // those that are open, by address, the newest last
-	changed   chan struct{}          // is closed, and replaced, when listeners changes
+	changed   chan struct{}          // is closed, and forgotten, when listeners changes; nil: nobody waits for that
 }
 
 // New returns a network without listeners. Its name is that of the network in the addresses
 // of the listeners.
 func New(name string) *Network {
-	return &Network{name: name, listeners: make(map[string][]*listener), changed: make(chan struct{})}
+	return &Network{name: name, listeners: make(map[string][]*listener)}
 }
 
 // Listen returns a listener that is the newest of its address until it is closed or another
@@ -138,8 +138,10 @@ func (n *Network) set(address string, open []*listener) {
 	} else {
 		n.listeners[address] = open
 	}
-	close(n.changed)
-	n.changed = make(chan struct{})
+	if n.changed != nil {
+		close(n.changed)
+		n.changed = nil
+	}
 }
 
 // send counts one more request on its way to the newest listener of an address, and returns
@@ -147,6 +149,9 @@ func (n *Network) set(address string, open []*listener) {
 func (n *Network) send(address string) (*listener, <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.changed == nil {
+		n.changed = make(chan struct{})
+	}
 	open := n.listeners[address]
 	if len(open) == 0 {
 		return nil, n.changed
