@@ -37,11 +37,6 @@ func checkWarned(t *testing.T, lines []string, want []warned) {
 	}
 }
 
-// about returns the lines that say text.
-func about(lines []string, text string) []string {
-	return slices.DeleteFunc(lines, func(line string) bool { return !strings.Contains(line, text) })
-}
-
 // wrapperOf puts layer4 routes, and options before them, into the listener wrapper of
 // the servers.
 func wrapperOf(options, routes string) string {

@@ -1,157 +1,13 @@
 package streamprox
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
-
-// configLogs receives what modules log while a configuration of these tests loads.
-var configLogs configLog
-
-func init() {
-	caddy.RegisterModule(new(configLogWriter))
-	caddy.RegisterModule(new(configProbe))
-}
-
-// configLog keeps the log lines of one configuration.
-type configLog struct {
-	mu   sync.Mutex
-	b    bytes.Buffer
-	last string // all lines that were taken last
-}
-
-func (l *configLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (*configLog) Close() error { return nil }
-
-// take returns the warnings of this package's modules, and forgets all lines.
-func (l *configLog) take(t *testing.T) []string {
-	t.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var warnings []string
-	for line := range strings.Lines(l.b.String()) {
-		var entry struct{ Level, Logger, Msg string }
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			t.Fatalf("log line %q: %v", line, err)
-		}
-		if strings.HasPrefix(entry.Logger, "layer4.") && entry.Level != "debug" && entry.Level != "info" {
-			warnings = append(warnings, strings.TrimSpace(line))
-		}
-	}
-	l.last = l.b.String()
-	l.b.Reset()
-	return warnings
-}
-
-// configLogWriter is a Caddy log writer that writes to configLogs.
-type configLogWriter struct{}
-
-func (*configLogWriter) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "caddy.logging.writers.streamprox_config_test", New: func() caddy.Module { return new(configLogWriter) }}
-}
-func (*configLogWriter) WriterKey() string                   { return "streamprox_config_test" }
-func (*configLogWriter) String() string                      { return "streamprox_config_test" }
-func (*configLogWriter) OpenWriter() (io.WriteCloser, error) { return &configLogs, nil }
-
-// configProbe is an app that calls probe while a configuration loads.
-type configProbe struct{}
-
-var probe func(caddy.Context)
-
-func (*configProbe) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "streamprox_config_probe", New: func() caddy.Module { return new(configProbe) }}
-}
-
-func (*configProbe) Provision(ctx caddy.Context) error {
-	probe(ctx)
-	return nil
-}
-
-func (*configProbe) Start() error { return nil }
-func (*configProbe) Stop() error  { return nil }
-
-// loadApps provisions a configuration of the given apps and returns the warnings of
-// this package's modules.
-func loadApps(t *testing.T, apps string) (warnings []string, err error) {
-	t.Helper()
-	var appsRaw caddy.ModuleMap
-	if err := json.Unmarshal([]byte(apps), &appsRaw); err != nil {
-		t.Fatalf("%v in %s", err, apps)
-	}
-	home, err := json.Marshal(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := &caddy.Config{
-		Admin:      &caddy.AdminConfig{Disabled: true},
-		StorageRaw: json.RawMessage(`{"module":"file_system","root":` + string(home) + `}`),
-		AppsRaw:    appsRaw,
-		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{
-			WriterRaw:  json.RawMessage(`{"output":"streamprox_config_test"}`),
-			EncoderRaw: json.RawMessage(`{"format":"json"}`),
-		}}}},
-	}
-	configLogs.take(t)
-	err = caddy.Validate(config)
-	return configLogs.take(t), err
-}
-
-// adaptConfig returns the apps of a Caddyfile.
-func adaptConfig(caddyfile string) (apps string, err error) {
-	raw, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), nil)
-	if err != nil {
-		return "", err
-	}
-	var config struct {
-		Apps json.RawMessage `json:"apps"`
-	}
-	err = json.Unmarshal(raw, &config)
-	return string(config.Apps), err
-}
-
-// loadCaddyfile adapts and provisions a Caddyfile.
-func loadCaddyfile(t *testing.T, caddyfile string) (warnings []string, err error) {
-	t.Helper()
-	apps, err := adaptConfig(caddyfile)
-	if err != nil {
-		t.Fatalf("adapting: %v\n%s", err, caddyfile)
-	}
-	return loadApps(t, apps)
-}
-
-// inRoute puts handlers, as in a Caddyfile, into the route of a layer4 server.
-func inRoute(handlers string) string {
-	return "{\n layer4 {\n :8080 {\n route {\n" + handlers + "\n}\n}\n}\n}\n"
-}
-
-// inServer puts handlers, as JSON, into the route of a layer4 server.
-func inServer(handlers string) string {
-	return `"layer4":{"servers":{"srv0":{"listen":["127.0.0.1:0"],"routes":[{"handle":[` + handlers + `]}]}}}`
-}
-
-// checkError checks that err says want, or that there is none if want is empty.
-func checkError(t *testing.T, err error, want string) {
-	t.Helper()
-	switch {
-	case want == "" && err != nil:
-		t.Errorf("got error %v, want none", err)
-	case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
-		t.Errorf("got error %v, want one with %q", err, want)
-	}
-}
 
 // caddyfileOption is an option of one argument.
 type caddyfileOption struct {
@@ -931,18 +787,6 @@ func TestFindHTTPListeners(t *testing.T) {
 			missing := test.plain == "" && test.tls == "" && test.wantErr == ""
 			checkWarnings(t, about(warnings, "no site is bound to that name"), missing, "")
 		})
-	}
-}
-
-// checkWarnings checks that there is exactly one warning and that it says text, or
-// that there is none.
-func checkWarnings(t *testing.T, got []string, want bool, text string) {
-	t.Helper()
-	switch {
-	case !want && len(got) > 0:
-		t.Errorf("got warnings %q, want none", got)
-	case want && (len(got) != 1 || !strings.Contains(got[0], text) || !strings.Contains(got[0], `"level":"warn"`)):
-		t.Errorf("got warnings %q, want one with %q", got, text)
 	}
 }
 

@@ -1,12 +1,9 @@
 package streamprox
 
 import (
-	"context"
-	"encoding/json"
 	"net"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 )
@@ -15,17 +12,10 @@ import (
 // choice of a route, over a real socket: the inspection, its buffer and what Go makes
 // for direct access to a socket.
 func TestDecisionAllocations(t *testing.T) {
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
-	defer cancel()
-	module, err := ctx.LoadModuleByID("layer4.handlers.inspect", json.RawMessage(`{"routes":[
+	h := loadHandler(t, "inspect", `{"routes":[
 		{"match":[{"http_request":[{"path":["/other/*"]}]}]},
 		{"match":[{"http_request":[{"path":["/chat/*"],"host":["example.com"],"header":{"Upgrade":["websocket"]}}]}]}
-	]}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := module.(*Inspect)
-	h.logger = zap.NewNop() // as at the levels above debug
+	]}`).(*Inspect)
 
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -2,9 +2,7 @@ package streamprox
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
-	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -39,26 +37,6 @@ func (c *scriptedConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *scriptedConn) RemoteAddr() net.Addr             { return c.remote }
 func (c *scriptedConn) LocalAddr() net.Addr {
 	return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}
-}
-
-// loadHandler loads a layer4 handler from its JSON. It logs nothing.
-func loadHandler(t *testing.T, name, config string) layer4.NextHandler {
-	t.Helper()
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
-	t.Cleanup(cancel)
-	module, err := ctx.LoadModuleByID("layer4.handlers."+name, json.RawMessage(config))
-	if err != nil {
-		t.Fatalf("loading %s %s: %v", name, config, err)
-	}
-	switch h := module.(type) {
-	case *Inspect:
-		h.logger = zap.NewNop()
-	case *RewriteHead:
-		h.logger = zap.NewNop()
-	case *HTTPRespond:
-		h.logger = zap.NewNop()
-	}
-	return module.(layer4.NextHandler)
 }
 
 // chain is a handler that runs the given ones, each with those after it as its next.

@@ -3,9 +3,7 @@ package streamprox
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unsafe"
 
@@ -55,9 +54,11 @@ func (e *elsewhere) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 
 // routedServer is a real net/http server behind inspect.
 type routedServer struct {
+	name    string // on the virtual network
 	inspect *Inspect
 	server  *http.Server
-	address string
+	address string // of a socket, if it has one
+	running sync.WaitGroup
 
 	opened atomic.Int64 // connections that reached the server
 	record atomic.Bool
@@ -66,37 +67,31 @@ type routedServer struct {
 	served []string // the request targets that reached the handler
 }
 
-// newRoutedServer starts a server whose requests come through inspect with the given
-// options and, before the route to the server, routes, both in JSON.
+// newRoutedServer starts a server on a socket whose requests come through inspect with the
+// given options and, before the route to the server, routes, both in JSON. httpApp are options
+// of that route's handler.
 func newRoutedServer(t testing.TB, options, routes, httpApp string, handler http.HandlerFunc) *routedServer {
 	t.Helper()
-	return newRoutedServerIdle(t, options, routes, httpApp, 0, handler)
+	s := loadRoutedServer(t, options, routes, httpApp)
+	s.serve(t, 0, handler)
+	s.listen(t)
+	return s
 }
 
-// newRoutedServerIdle does it with an idle timeout of the server.
-func newRoutedServerIdle(t testing.TB, options, routes, httpApp string, idle time.Duration, handler http.HandlerFunc) *routedServer {
+// loadRoutedServer loads the configuration of a server that does not run yet.
+func loadRoutedServer(t testing.TB, options, routes, httpApp string) *routedServer {
 	t.Helper()
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
-	t.Cleanup(cancel)
-	module, err := ctx.LoadModuleByID("layer4.handlers.inspect", json.RawMessage(
-		`{`+options+`"routes":[`+routes+`{"match":[{"inspected":["http"]}],"handle":[{"handler":"http_app"`+httpApp+`}]}]}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &routedServer{inspect: module.(*Inspect)}
-	s.inspect.logger = zap.NewNop()
+	s := &routedServer{name: strings.ToLower(strings.NewReplacer("/", "-", " ", "-", ",", "").Replace(t.Name()))}
+	ctx := provisionApps(t, "{"+httpServers(map[string]string{"routed": "streamprox/" + s.name + ":80"})+"}")
+	s.inspect = loadHandlerIn(t, ctx, "inspect",
+		`{`+options+`"routes":[`+routes+`{"match":[{"inspected":["http"]}],"handle":[{"handler":"http_app"`+httpApp+`}]}]}`).(*Inspect)
 	s.record.Store(true)
-	host := strings.ToLower(strings.NewReplacer("/", "-", " ", "-", ",", "").Replace(t.Name()))
-	for _, route := range s.inspect.Routes {
-		for _, h := range route.handlers {
-			if app, ok := h.(*HTTPApp); ok {
-				app.targets = func() (*httpListeners, error) {
-					return &httpListeners{name: host, plain: host + ":80"}, nil
-				}
-			}
-		}
-	}
+	return s
+}
 
+// serve runs the server, with an idle timeout, until the test ends.
+func (s *routedServer) serve(t testing.TB, idle time.Duration, handler http.HandlerFunc) {
+	t.Helper()
 	s.server = &http.Server{IdleTimeout: idle, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.record.Load() {
 			s.mu.Lock()
@@ -110,33 +105,40 @@ func newRoutedServerIdle(t testing.TB, options, routes, httpApp string, idle tim
 			s.opened.Add(1)
 		}
 	}
-	virtual := listenVirtually(t, host)
-	var running sync.WaitGroup
-	running.Go(func() { _ = s.server.Serve(virtual) })
+	virtual := listenVirtually(t, s.name)
+	s.running.Go(func() { _ = s.server.Serve(virtual) })
+	t.Cleanup(func() {
+		s.server.Close()
+		s.running.Wait()
+	})
+}
 
+// listen accepts connections for inspect on a socket.
+func (s *routedServer) listen(t testing.TB) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.address = ln.Addr().String()
-	running.Go(func() {
+	s.running.Go(func() {
 		for {
 			conn, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			running.Go(func() {
-				defer conn.Close()
-				_ = s.inspect.Handle(layer4.WrapConnection(conn, nil, zap.NewNop()), endOfChain)
-			})
+			s.handle(conn)
 		}
 	})
-	t.Cleanup(func() {
-		ln.Close()
-		s.server.Close()
-		running.Wait()
+	t.Cleanup(func() { ln.Close() })
+}
+
+// handle gives inspect a connection.
+func (s *routedServer) handle(conn net.Conn) {
+	s.running.Go(func() {
+		defer conn.Close()
+		_ = s.inspect.Handle(layer4.WrapConnection(conn, nil, zap.NewNop()), endOfChain)
 	})
-	return s
 }
 
 // dial connects to the server, for at most a while.
@@ -149,6 +151,16 @@ func (s *routedServer) dial(t *testing.T) *net.TCPConn {
 	t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 	return conn.(*net.TCPConn)
+}
+
+// pipe connects to the server without a socket, for a bubble of synctest. A write ends when
+// the server has read it all.
+func (s *routedServer) pipe(t *testing.T) net.Conn {
+	t.Helper()
+	client, server := net.Pipe()
+	t.Cleanup(func() { client.Close() })
+	s.handle(server)
+	return client
 }
 
 // sawOnly fails unless those targets, in that order, have reached the handler.
@@ -323,40 +335,50 @@ func TestReinspectLenient(t *testing.T) {
 // beginning of a head: the connection is idle, and a hijacker gets it.
 func TestReinspectBlankAfterPOST(t *testing.T) {
 	const counted = " HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello\r\n"
-	s := newRoutedServer(t, `"lenient":true,"timeout":"50ms",`, elsewhereRoute, "", echoHandler)
-	conn := s.dial(t)
-	r := bufio.NewReader(conn)
-	_, _ = io.WriteString(conn, "POST /1"+counted)
-	if got := readResponse(t, r); got != "200 /1 hello" {
-		t.Errorf("got %q", got)
-	}
-	time.Sleep(150 * time.Millisecond) // longer than a head may take
-	_, _ = io.WriteString(conn, "GET /2 HTTP/1.1\r\nHost: h\r\n\r\n")
-	if got := readResponse(t, r); got != "200 /2 " {
-		t.Errorf("got %q, want the answer to the next request", got)
-	}
-
-	read := make(chan struct{})
-	s = newRoutedServer(t, `"lenient":true,`, elsewhereRoute, "", func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.ReadAll(r.Body)
-		<-read
-		conn, rw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer conn.Close()
-		_, _ = io.Copy(conn, rw)
+	t.Run("idle", func(t *testing.T) {
+		s := loadRoutedServer(t, `"lenient":true,`, elsewhereRoute, "")
+		synctest.Test(t, func(t *testing.T) {
+			s.serve(t, 0, echoHandler)
+			conn := s.pipe(t)
+			r := bufio.NewReader(conn)
+			_, _ = io.WriteString(conn, "POST /1"+counted)
+			if got := readResponse(t, r); got != "200 /1 hello" {
+				t.Errorf("got %q", got)
+			}
+			time.Sleep(time.Hour) // longer than a head may take
+			_, _ = io.WriteString(conn, "GET /2 HTTP/1.1\r\nHost: h\r\n\r\n")
+			if got := readResponse(t, r); got != "200 /2 " {
+				t.Errorf("got %q, want the answer to the next request", got)
+			}
+		})
 	})
-	for _, after := range []string{"", "frame", "GET /a/2 HTTP/1.1\r\nHost: h\r\n\r\n"} {
-		conn = s.dial(t)
-		_, _ = io.WriteString(conn, "POST /1"+counted+after)
-		time.Sleep(20 * time.Millisecond) // until it is read while the handler runs
-		read <- struct{}{}
-		_ = conn.CloseWrite()
-		if got, err := io.ReadAll(conn); string(got) != "\r\n"+after || err != nil {
-			t.Errorf("hijacked: got %q (%v), want %q", got, err, "\r\n"+after)
-		}
+	for name, after := range map[string]string{"nothing": "", "a frame": "frame", "a request": "GET /a/2 HTTP/1.1\r\nHost: h\r\n\r\n"} {
+		t.Run("hijacked before "+name, func(t *testing.T) {
+			s := loadRoutedServer(t, `"lenient":true,`, elsewhereRoute, "")
+			synctest.Test(t, func(t *testing.T) {
+				goOn := make(chan struct{})
+				s.serve(t, 0, func(w http.ResponseWriter, r *http.Request) {
+					_, _ = io.ReadAll(r.Body)
+					<-goOn
+					conn, rw, err := http.NewResponseController(w).Hijack()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer conn.Close()
+					_, _ = io.Copy(conn, rw)
+				})
+				conn := s.pipe(t)
+				_, _ = io.WriteString(conn, "POST /1"+counted+after)
+				synctest.Wait() // until all is read while the handler runs
+				close(goOn)
+				want := "\r\n" + after
+				got := make([]byte, len(want))
+				if _, err := io.ReadFull(conn, got); string(got) != want || err != nil {
+					t.Errorf("got %q (%v), want %q", got, err, want)
+				}
+			})
+		})
 	}
 }
 
@@ -398,35 +420,38 @@ func TestReinspectEditsInPlace(t *testing.T) {
 func TestReinspectBehindASlowResponse(t *testing.T) {
 	for _, next := range []string{"/2", "/a/2"} {
 		t.Run(next, func(t *testing.T) {
-			running, finish := make(chan struct{}), make(chan struct{})
-			s := newRoutedServer(t, "", elsewhereRoute, "", func(w http.ResponseWriter, r *http.Request) {
-				if r.RequestURI == "/slow" {
-					close(running)
-					<-finish
+			s := loadRoutedServer(t, "", elsewhereRoute, "")
+			synctest.Test(t, func(t *testing.T) {
+				running, finish := make(chan struct{}), make(chan struct{})
+				s.serve(t, 0, func(w http.ResponseWriter, r *http.Request) {
+					if r.RequestURI == "/slow" {
+						close(running)
+						<-finish
+					}
+					if err := r.Context().Err(); err != nil {
+						t.Errorf("%s: %v", r.RequestURI, err)
+					}
+					_, _ = io.WriteString(w, r.RequestURI)
+				})
+				conn := s.pipe(t)
+				_, _ = io.WriteString(conn, "GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+				<-running
+				_, _ = io.WriteString(conn, "GET "+next+" HTTP/1.1\r\nHost: h\r\n\r\n")
+				// The server notices the bytes, and must not take them for the client's end.
+				synctest.Wait()
+				close(finish)
+				r := bufio.NewReader(conn)
+				if got := readResponse(t, r); got != "200 /slow" {
+					t.Errorf("got %q first", got)
 				}
-				if err := r.Context().Err(); err != nil {
-					t.Errorf("%s: %v", r.RequestURI, err)
+				want := "200 " + next
+				if next == "/a/2" {
+					want = "200 a GET /a/2 HTTP/1.1"
 				}
-				_, _ = io.WriteString(w, r.RequestURI)
+				if got := readResponse(t, r); got != want {
+					t.Errorf("got %q, want %q", got, want)
+				}
 			})
-			conn := s.dial(t)
-			_, _ = io.WriteString(conn, "GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
-			<-running
-			_, _ = io.WriteString(conn, "GET "+next+" HTTP/1.1\r\nHost: h\r\n\r\n")
-			// The server notices the bytes, and must not take them for the client's end.
-			time.Sleep(20 * time.Millisecond)
-			close(finish)
-			r := bufio.NewReader(conn)
-			if got := readResponse(t, r); got != "200 /slow" {
-				t.Errorf("got %q first", got)
-			}
-			want := "200 " + next
-			if next == "/a/2" {
-				want = "200 a GET /a/2 HTTP/1.1"
-			}
-			if got := readResponse(t, r); got != want {
-				t.Errorf("got %q, want %q", got, want)
-			}
 		})
 	}
 }
@@ -460,30 +485,30 @@ func TestReinspectNoticesAClientThatLeaves(t *testing.T) {
 // TestReinspectOverTLS checks that the content of a later request may come after its
 // head where TLS was terminated before inspect, whatever the server's idle timeout is.
 func TestReinspectOverTLS(t *testing.T) {
+	certificate := httptest.NewUnstartedServer(nil)
+	certificate.StartTLS()
+	config := certificate.TLS
+	certificate.Close()
 	for _, idle := range []time.Duration{-1, 0, time.Minute} {
-		s := newRoutedServerIdle(t, "", elsewhereRoute, "", idle, echoHandler)
-		certificate := httptest.NewUnstartedServer(nil)
-		certificate.StartTLS()
-		config := certificate.TLS
-		certificate.Close()
-		near, far := net.Pipe()
-		go func() {
-			server := tls.Server(near, config)
-			defer server.Close()
-			_ = s.inspect.Handle(layer4.WrapConnection(server, nil, zap.NewNop()), endOfChain)
-		}()
-		conn := tls.Client(far, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
-		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
-		r := bufio.NewReader(conn)
-		for _, target := range []string{"/1", "/2", "/3"} {
-			_, _ = io.WriteString(conn, "POST "+target+" HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n")
-			time.Sleep(20 * time.Millisecond) // the server begins to wait for the content
-			_, _ = io.WriteString(conn, "hello")
-			if got, want := readResponse(t, r), "200 "+target+" hello"; got != want {
-				t.Errorf("idle timeout %v: got %q, want %q", idle, got, want)
-			}
-		}
-		conn.Close()
+		t.Run(idle.String(), func(t *testing.T) {
+			s := loadRoutedServer(t, "", elsewhereRoute, "")
+			synctest.Test(t, func(t *testing.T) {
+				s.serve(t, idle, echoHandler)
+				near, far := net.Pipe()
+				s.handle(tls.Server(near, config))
+				conn := tls.Client(far, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+				defer conn.Close()
+				r := bufio.NewReader(conn)
+				for _, target := range []string{"/1", "/2", "/3"} {
+					_, _ = io.WriteString(conn, "POST "+target+" HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n")
+					synctest.Wait() // until the server waits for the content
+					_, _ = io.WriteString(conn, "hello")
+					if got, want := readResponse(t, r), "200 "+target+" hello"; got != want {
+						t.Errorf("got %q, want %q", got, want)
+					}
+				}
+			})
+		})
 	}
 }
 
@@ -546,52 +571,64 @@ func TestReinspectExpect(t *testing.T) {
 // TestReinspectClocks checks which clock holds where: the server's for a client that is
 // idle, inspect's from the first byte of the next head on.
 func TestReinspectClocks(t *testing.T) {
-	s := newRoutedServerIdle(t, `"timeout":"50ms","silent_timeout":"50ms",`, elsewhereRoute, "", 30*time.Second, echoHandler)
-	conn := s.dial(t)
-	r := bufio.NewReader(conn)
-	request := func(text, want string) {
-		t.Helper()
-		_, _ = io.WriteString(conn, text)
-		if got := readResponse(t, r); got != want {
-			t.Errorf("after %q: got %q, want %q", text, got, want)
+	s := loadRoutedServer(t, `"timeout":"2s","silent_timeout":"1s",`, elsewhereRoute, "")
+	synctest.Test(t, func(t *testing.T) {
+		s.serve(t, time.Minute, echoHandler)
+		begin := func() func(after time.Duration, text, want string, took time.Duration) {
+			conn := s.pipe(t)
+			r := bufio.NewReader(conn)
+			return func(after time.Duration, text, want string, took time.Duration) {
+				t.Helper()
+				time.Sleep(after)
+				begun := time.Now()
+				if text != "" {
+					_, _ = io.WriteString(conn, text)
+				}
+				got := readResponse(t, r)
+				if want == "EOF" && isEnd(got) {
+					got = want
+				}
+				if got != want || time.Since(begun) != took {
+					t.Errorf("after %q: got %q after %s, want %q after %s", text, got, time.Since(begun), want, took)
+				}
+			}
 		}
-	}
-	request("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n", "200 /1 ")
-	time.Sleep(150 * time.Millisecond) // idle for longer than inspect would wait
-	request("GET /2 HTTP/1.1\r\nHost: h\r\n\r\n", "200 /2 ")
-	request("GET /3 HT", "408 408 Request Timeout")
+		request := begin()
+		request(0, "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n", "200 /1 ", 0)
+		request(59*time.Second, "GET /2 HTTP/1.1\r\nHost: h\r\n\r\n", "200 /2 ", 0)
+		request(59*time.Second, "GET /3 HT", "408 408 Request Timeout", 2*time.Second)
 
-	s = newRoutedServerIdle(t, "", "", "", 50*time.Millisecond, echoHandler)
-	conn = s.dial(t)
-	r = bufio.NewReader(conn)
-	request("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n", "200 /1 ")
-	if _, err := r.ReadByte(); err != io.EOF {
-		t.Errorf("idle for too long: got %v, want the end", err)
-	}
+		request = begin()
+		request(0, "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n", "200 /1 ", 0)
+		request(0, "", "EOF", time.Minute)
+	})
 }
 
 // TestReinspectTimeoutBehindASlowResponse checks that a head which takes too long while
 // a handler runs does not end that, and is answered after it.
 func TestReinspectTimeoutBehindASlowResponse(t *testing.T) {
-	running, finish := make(chan struct{}), make(chan struct{})
-	s := newRoutedServer(t, `"timeout":"30ms",`, "", "", func(w http.ResponseWriter, r *http.Request) {
-		close(running)
-		<-finish
-		_, _ = fmt.Fprint(w, r.Context().Err())
+	s := loadRoutedServer(t, "", "", "")
+	synctest.Test(t, func(t *testing.T) {
+		running, finish := make(chan struct{}), make(chan struct{})
+		s.serve(t, 0, func(w http.ResponseWriter, r *http.Request) {
+			close(running)
+			<-finish
+			_, _ = fmt.Fprint(w, r.Context().Err())
+		})
+		conn := s.pipe(t)
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		<-running
+		_, _ = io.WriteString(conn, "GET /2 HT")
+		time.Sleep(time.Hour) // longer than the head may take
+		close(finish)
+		r := bufio.NewReader(conn)
+		if got := readResponse(t, r); got != "200 <nil>" {
+			t.Errorf("got %q, want the handler undisturbed", got)
+		}
+		if got := readResponse(t, r); got != "408 408 Request Timeout" {
+			t.Errorf("got %q", got)
+		}
 	})
-	conn := s.dial(t)
-	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-	<-running
-	_, _ = io.WriteString(conn, "GET /2 HT")
-	time.Sleep(100 * time.Millisecond) // longer than the head may take
-	close(finish)
-	r := bufio.NewReader(conn)
-	if got := readResponse(t, r); got != "200 <nil>" {
-		t.Errorf("got %q, want the handler undisturbed", got)
-	}
-	if got := readResponse(t, r); got != "408 408 Request Timeout" {
-		t.Errorf("got %q", got)
-	}
 }
 
 // TestReinspectShutdown checks that an idle connection is closed by the server's

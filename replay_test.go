@@ -36,41 +36,44 @@ func (c *slowClose) Close() error {
 // TestReplayConnEndsWithItsLastCall checks that the end is told once, and not while a call
 // of another goroutine is in progress.
 func TestReplayConnEndsWithItsLastCall(t *testing.T) {
-	client, server := net.Pipe()
-	defer client.Close()
-	slow := &slowClose{Conn: server, closing: make(chan struct{}), goOn: make(chan struct{})}
-	ended := make(chan struct{})
-	c := newReplayConn(slow, nil, func() { close(ended) }) // a second call would panic
-	go c.Close()
-	<-slow.closing
-	read := make(chan error, 1)
-	go func() {
-		_, err := c.Read(make([]byte, 2))
-		read <- err
-	}()
-	select {
-	case <-ended:
-		t.Error("the end was told while the connection was being closed")
-	case <-time.After(10 * time.Millisecond):
-	}
-	close(slow.goOn)
-	select {
-	case <-ended:
-	case <-time.After(30 * time.Second):
-		t.Fatal("the end was never told")
-	}
-	if err := <-read; err == nil {
-		t.Error("a read of what is closed succeeded")
-	}
-	if _, err := c.Write([]byte("late")); err != net.ErrClosed {
-		t.Errorf("after the end: got %v, want %v", err, net.ErrClosed)
-	}
-	if _, err := c.ReadFrom(client); err == nil || err == io.EOF {
-		t.Errorf("after the end: got %v, want an error", err)
-	}
-	if err := c.Close(); err != net.ErrClosed {
-		t.Errorf("closed again: got %v, want %v", err, net.ErrClosed)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		defer client.Close()
+		slow := &slowClose{Conn: server, closing: make(chan struct{}), goOn: make(chan struct{})}
+		ended := 0
+		c := newReplayConn(slow, nil, func() { ended++ })
+		go c.Close()
+		<-slow.closing
+		read := make(chan error, 1)
+		go func() {
+			_, err := c.Read(make([]byte, 2))
+			read <- err
+		}()
+		synctest.Wait()
+		if ended != 0 {
+			t.Error("the end was told while the connection was being closed")
+		}
+		close(slow.goOn)
+		synctest.Wait()
+		if ended != 1 {
+			t.Errorf("the end was told %d times, want once", ended)
+		}
+		if err := <-read; err == nil {
+			t.Error("a read of what is closed succeeded")
+		}
+		if _, err := c.Write([]byte("late")); err != net.ErrClosed {
+			t.Errorf("after the end: got %v, want %v", err, net.ErrClosed)
+		}
+		if _, err := c.ReadFrom(client); err == nil || err == io.EOF {
+			t.Errorf("after the end: got %v, want an error", err)
+		}
+		if err := c.Close(); err != net.ErrClosed {
+			t.Errorf("closed again: got %v, want %v", err, net.ErrClosed)
+		}
+		if ended != 1 {
+			t.Errorf("the end was told %d times, want once", ended)
+		}
+	})
 }
 
 // TestReplayConnTellsThatRequestIsTaken: a server that has taken on the request shows that by
@@ -121,9 +124,7 @@ type wrapping struct {
 func TestHandOversEnd(t *testing.T) {
 	const name = "circle"
 	virtual := listenVirtually(t, name)
-	app := &HTTPApp{wait: time.Second, logger: zap.NewNop(), targets: func() (*httpListeners, error) {
-		return &httpListeners{name: name, plain: name + ":80"}, nil
-	}}
+	app := loadHandlerIn(t, provisionApps(t, "{"+httpServers(map[string]string{"a": "streamprox/" + name + ":80"})+"}"), "http_app", `{}`)
 	var running sync.WaitGroup
 	var handed atomic.Int64
 	running.Go(func() {
@@ -259,18 +260,18 @@ func TestThrottles(t *testing.T) {
 // TestHandshakeIsBoundedBySilence: a client that does not finish its TLS handshake waits
 // no longer than one that says nothing.
 func TestHandshakeIsBoundedBySilence(t *testing.T) {
+	h := loadHandler(t, "inspect", `{"silent_timeout":"3s"}`).(*Inspect)
 	synctest.Test(t, func(t *testing.T) {
 		client, server := net.Pipe()
 		defer client.Close()
 		go func() { _, _ = io.Copy(io.Discard, client) }()
-		h := &Inspect{logger: zap.NewNop(), bounds: bounds{bytes: 1 << 10, timeout: time.Minute, silentTimeout: 3 * time.Second}}
 		began := time.Now()
 		in, err := h.inspect(layer4.WrapConnection(tls.Server(server, new(tls.Config)), nil, zap.NewNop()))
 		if in != nil || err == nil {
 			t.Errorf("got an inspection of an unfinished handshake (%v)", err)
 		}
-		if took := time.Since(began); took != h.bounds.silentTimeout {
-			t.Errorf("it ended after %s, want %s", took, h.bounds.silentTimeout)
+		if took := time.Since(began); took != 3*time.Second {
+			t.Errorf("it ended after %s, want 3s", took)
 		}
 		server.Close()
 	})

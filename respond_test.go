@@ -2,9 +2,7 @@ package streamprox
 
 import (
 	"bufio"
-	"context"
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -12,12 +10,11 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"testing/iotest"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestHTTPRespondCaddyfileErrors(t *testing.T) {
@@ -193,40 +190,34 @@ func TestHTTPRespond(t *testing.T) {
 // TestHTTPRespondWithoutInspect checks that a stream of which no head was read is closed,
 // and that a warning says so.
 func TestHTTPRespondWithoutInspect(t *testing.T) {
-	core, logs := observer.New(zap.WarnLevel)
-	h := loadHandler(t, "http_respond", `{"status":404}`).(*HTTPRespond)
-	h.logger = zap.New(core)
+	configLogs.take(t)
+	h := loadHandler(t, "http_respond", `{"status":404}`)
 	conn := &scriptedConn{r: strings.NewReader(""), remote: textAddr("192.0.2.7:1")}
 	cx := layer4.WrapConnection(conn, []byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), zap.NewNop())
 	var next received
 	if err := chain(h, &next).Handle(cx); err != nil || next.called || conn.sent.Len() > 0 {
 		t.Errorf("got error %v, next called %t, answer %q; want it closed", err, next.called, conn.sent.String())
 	}
-	if logs.FilterMessage("closing a stream on which inspect has read no request for http_respond to answer").Len() != 1 {
-		t.Errorf("got log lines %v, want a warning", logs.All())
-	}
+	checkWarnings(t, configLogs.take(t), true, "closing a stream on which inspect has read no request for http_respond to answer")
 }
 
 // TestRespondToConnect: a 2xx would make the client take what follows for a tunnel (RFC
 // 9110 section 9.3.6).
 func TestRespondToConnect(t *testing.T) {
 	for status, want := range map[string]string{"200": "501", "204": "501", "403": "403"} {
-		ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
-		defer cancel()
-		module, err := ctx.LoadModuleByID("layer4.handlers.inspect", json.RawMessage(
-			`{"routes":[{"match":[{"http_request":[{"method":["CONNECT"]}]}],"handle":[{"handler":"http_respond","status":`+status+`}]}]}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		client, server := net.Pipe()
-		go func() {
-			defer server.Close()
-			_ = module.(*Inspect).Handle(layer4.WrapConnection(server, []byte("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"), zap.NewNop()), endOfChain)
-		}()
-		got, _ := io.ReadAll(client)
-		client.Close()
-		if !strings.HasPrefix(string(got), "HTTP/1.1 "+want+" ") {
-			t.Errorf("status %s: got %.40q, want %s", status, got, want)
-		}
+		h := loadHandler(t, "inspect",
+			`{"routes":[{"match":[{"http_request":[{"method":["CONNECT"]}]}],"handle":[{"handler":"http_respond","status":`+status+`}]}]}`)
+		synctest.Test(t, func(t *testing.T) {
+			client, server := net.Pipe()
+			defer client.Close()
+			go func() {
+				defer server.Close()
+				_ = h.Handle(layer4.WrapConnection(server, []byte("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"), zap.NewNop()), endOfChain)
+			}()
+			got, _ := io.ReadAll(client)
+			if !strings.HasPrefix(string(got), "HTTP/1.1 "+want+" ") {
+				t.Errorf("status %s: got %.40q, want %s", status, got, want)
+			}
+		})
 	}
 }
