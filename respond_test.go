@@ -10,8 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"testing/iotest"
+	"testing/synctest"
 
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
