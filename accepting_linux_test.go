@@ -5,40 +5,32 @@ import (
 	"errors"
 	"io"
 	"net"
-	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
+
+	"github.com/streamprox/caddy-streamprox/internal/accepting"
 )
 
 // unattended returns a listener from which nobody accepts, as the watch knows it.
-func unattended(t *testing.T, network, address string) (net.Listener, *watchedSocket) {
+func unattended(t *testing.T) (net.Listener, *watchedSocket) {
 	t.Helper()
-	ln, err := net.Listen(network, address)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	s := &watchedSocket{server: new(layer4.Server)}
-	raw, err := ln.(syscall.Conn).SyscallConn()
+	sockets, err := accepting.Find()
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = raw.Control(func(fd uintptr) {
-		s.fd = int(fd)
-		s.cookie, err = unix.GetsockoptUint64(s.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ln, s
+	i := slices.IndexFunc(sockets, func(s *accepting.Socket) bool { return s.Addr().String() == ln.Addr().String() })
+	return ln, &watchedSocket{Socket: sockets[i], server: new(layer4.Server)}
 }
 
 // knock connects, and stays until the end of the test.
@@ -52,58 +44,11 @@ func knock(t *testing.T, ln net.Listener) net.Conn {
 	return conn
 }
 
-// TestStops: a listener counts as stopped when connections wait and none of them is taken
-// for several looks, not when it is slow.
-func TestStops(t *testing.T) {
-	for _, network := range []string{"tcp", "tcp4", "unix"} {
-		t.Run(network, func(t *testing.T) {
-			address := "127.0.0.1:0"
-			if network == "unix" {
-				address = filepath.Join(t.TempDir(), "s")
-			}
-			ln, s := unattended(t, network, address)
-			looks := func(what string, n int, want bool) {
-				t.Helper()
-				for i := range n {
-					if got := s.stops(); got != (want && i == n-1) {
-						t.Errorf("%s, look %d: stopped %v", what, i, got)
-					}
-				}
-			}
-			accept := func() {
-				t.Helper()
-				conn, err := ln.Accept()
-				if err != nil {
-					t.Fatal(err)
-				}
-				conn.Close()
-			}
-			looks("nobody waits", 2*looksStalled, false)
-			knock(t, ln)
-			knock(t, ln)
-			looks("two wait", looksStalled-1, false)
-			if network != "unix" {
-				accept()
-				looks("one was taken", looksStalled, false)
-				knock(t, ln)
-				looks("another came", 1, true)
-				accept()
-			} else {
-				accept()
-			}
-			accept()
-			looks("nobody waits any more", 2*looksStalled, false)
-			knock(t, ln)
-			looks("one waits", looksStalled, true)
-		})
-	}
-}
-
 // TestTakeOver: the watch accepts from a socket until its owner closes it.
 func TestTakeOver(t *testing.T) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	defer cancel()
-	ln, s := unattended(t, "tcp", "127.0.0.1:0")
+	ln, s := unattended(t)
 	w := &acceptWatch{ctx: ctx, app: new(layer4.App), logger: zap.NewNop(), sockets: []*watchedSocket{s}}
 	w.takeOver(s)
 	if s.own == nil {
@@ -127,17 +72,6 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// TestTakeOverOfOther: a number that is somebody else's by now is left alone.
-func TestTakeOverOfOther(t *testing.T) {
-	_, s := unattended(t, "tcp", "127.0.0.1:0")
-	_, other := unattended(t, "tcp", "127.0.0.1:0")
-	s.fd = other.fd
-	new(acceptWatch).takeOver(s)
-	if s.own != nil {
-		t.Error("another socket was taken over")
-	}
-}
-
 // TestForgetWhileReplaced: that the configuration before has closed its socket says nothing
 // of the one that is at the same address now.
 func TestForgetWhileReplaced(t *testing.T) {
@@ -145,7 +79,7 @@ func TestForgetWhileReplaced(t *testing.T) {
 	w := new(acceptWatch)
 	for i := range listeners {
 		var s *watchedSocket
-		listeners[i], s = unattended(t, "tcp", "127.0.0.1:0")
+		listeners[i], s = unattended(t)
 		s.server, s.address = nil, "tcp/127.0.0.1:80"
 		w.sockets = append(w.sockets, s)
 	}

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,32 +13,28 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
+	"github.com/streamprox/caddy-streamprox/internal/accepting"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
-const (
-	// lookInterval is how often the listeners are looked at: a system call for each.
-	lookInterval = time.Second
+// That the listeners of a configuration go on accepting. caddy-l4 ends its loop for good when
+// an accept fails for want of a descriptor, and leaves the socket open: clients wait in its
+// queue. Then the watch accepts in its place, until layer4 closes the socket.
+//
+// A listener wrapper of an HTTP server ends likewise, and the server then closes the socket.
+// There the watch can only say so.
 
-	// looksStalled is how many looks in a row find connections that wait in the queue of a
-	// listener, and none taken from it, before it counts as stopped. One that is alive but
-	// slow takes some. If it is taken for stopped all the same, two accept from one
-	// socket, which does no harm.
-	looksStalled = 4
+const (
+	// lookInterval is how often the listeners are looked at.
+	lookInterval = time.Second
 
 	// acceptAgain is for how long nothing is accepted after that has failed.
 	acceptAgain = 50 * time.Millisecond
 )
 
-// acceptWatch sees to it that the listeners of a configuration go on accepting. caddy-l4
-// ends its loop for good when an accept fails for want of a descriptor, and leaves the
-// socket open: clients wait in its queue. Then the watch accepts in its place, from a second
-// descriptor of the socket, until layer4 closes the first one.
-//
-// A listener wrapper of an HTTP server ends likewise, and the server then closes the socket.
-// There the watch can only say so.
+// acceptWatch watches the listeners of layer4, or of an HTTP server with a wrapper. A listener
+// that is taken for stopped and is not does no harm: then two accept from one socket.
 type acceptWatch struct {
 	ctx     caddy.Context
 	app     *layer4.App       // nil: a wrapper's
@@ -53,12 +46,9 @@ type acceptWatch struct {
 
 // watchedSocket is a listening socket.
 type watchedSocket struct {
-	fd      int    // its owner's descriptor, which may be closed at any time
-	cookie  uint64 // the kernel's name of the socket: a descriptor's number is used again
-	address string
+	*accepting.Socket
+	address string         // as configured
 	server  *layer4.Server // nil: a wrapper's
-	queued  int            // at the last look
-	stalled int            // looks in a row
 	own     net.Listener   // ours; nil: its owner accepts
 }
 
@@ -68,7 +58,7 @@ var acceptWatches sync.Map
 // watchAccepting begins to watch the listeners through which a handler provisioned with ctx
 // gets its connections, unless they are watched. It ends with the configuration.
 func watchAccepting(ctx caddy.Context) {
-	if ctx.Context == nil {
+	if ctx.Context == nil || !accepting.Supported {
 		return
 	}
 	w := &acceptWatch{ctx: ctx}
@@ -132,7 +122,7 @@ func (w *acceptWatch) look() {
 			zap.String("address", address))
 	}
 	for _, s := range w.sockets {
-		if s.server != nil && s.own == nil && s.stops() {
+		if s.server != nil && s.own == nil && s.Stopped() {
 			w.takeOver(s)
 		}
 	}
@@ -143,7 +133,7 @@ func (w *acceptWatch) look() {
 // before it has a socket of its own there, which it may close late (shutdown_delay).
 func (w *acceptWatch) forget() (lost []string) {
 	w.sockets = slices.DeleteFunc(w.sockets, func(s *watchedSocket) bool {
-		if !s.closed() {
+		if !s.Closed() {
 			return false
 		}
 		s.close()
@@ -157,12 +147,6 @@ func (w *acceptWatch) forget() (lost []string) {
 	})
 }
 
-// closed reports whether the owner of the socket has closed it.
-func (s *watchedSocket) closed() bool {
-	cookie, err := unix.GetsockoptUint64(s.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
-	return err != nil || cookie != s.cookie
-}
-
 // close lets go of the socket.
 func (s *watchedSocket) close() {
 	if s.own != nil {
@@ -170,39 +154,10 @@ func (s *watchedSocket) close() {
 	}
 }
 
-// stops looks at the queue of the listener, and reports whether it is clear that nobody
-// accepts from it.
-func (s *watchedSocket) stops() bool {
-	poll := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(poll, 0)
-	waiting := err == nil && n == 1 && poll[0].Revents&unix.POLLIN != 0
-	queued := 0 // of a Unix socket nobody tells
-	if info, err := unix.GetsockoptTCPInfo(s.fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && waiting {
-		queued = int(info.Unacked) // which of a listener is the length of its queue
-	}
-	if !waiting || queued < s.queued {
-		s.stalled = 0
-	} else {
-		s.stalled++
-	}
-	s.queued = queued
-	return s.stalled >= looksStalled
-}
-
 // takeOver accepts from the socket. Where that fails, for want of a descriptor, the next
 // look tries again.
 func (w *acceptWatch) takeOver(s *watchedSocket) {
-	fd, err := unix.FcntlInt(uintptr(s.fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	own := &watchedSocket{fd: fd, cookie: s.cookie}
-	file := os.NewFile(uintptr(fd), "")
-	defer file.Close()
-	if own.closed() { // and the number is somebody else's
-		return
-	}
-	ln, err := net.FileListener(file)
+	ln, err := s.Listen()
 	if err != nil {
 		return
 	}
@@ -220,7 +175,7 @@ func (w *acceptWatch) accept(s *watchedSocket, ln net.Listener, route layer4.Han
 		conn, err := ln.Accept()
 		switch {
 		case err == nil:
-			if s.closed() { // so that the kernel gives the next one to who follows
+			if s.Closed() { // so that the kernel gives the next one to who follows
 				_ = ln.Close()
 			}
 			go w.handle(conn, route)
@@ -247,41 +202,21 @@ func (w *acceptWatch) handle(conn net.Conn, route layer4.Handler) {
 
 // find returns the listening sockets of the process at the addresses of the configuration.
 // It reports false if there was no descriptor to look with.
-func (w *acceptWatch) find() (sockets []*watchedSocket, ok bool) {
+func (w *acceptWatch) find() (watched []*watchedSocket, ok bool) {
 	wanted := w.addresses()
-	dir, err := os.Open("/proc/self/fd")
+	sockets, err := accepting.Find()
 	if err != nil {
 		return nil, false
 	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, false
-	}
-	for _, name := range names {
-		fd, err := strconv.Atoi(name)
-		if err != nil {
-			continue
-		}
-		if listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listens == 0 {
-			continue
-		}
-		cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
-		if err != nil {
-			continue
-		}
-		bound, err := unix.Getsockname(fd)
-		if err != nil {
-			continue
-		}
+	for _, s := range sockets {
 		for _, address := range wanted {
-			if address.is(bound) {
-				sockets = append(sockets, &watchedSocket{fd: fd, cookie: cookie, address: address.String(), server: address.server})
+			if address.is(s.Addr()) {
+				watched = append(watched, &watchedSocket{Socket: s, address: address.String(), server: address.server})
 				break
 			}
 		}
 	}
-	return sockets, true
+	return watched, true
 }
 
 // listenAddress is where a server listens.
@@ -333,21 +268,15 @@ func (w *acceptWatch) lookup(address caddy.NetworkAddress) []netip.Addr {
 }
 
 // is reports whether a socket that is bound to that listens at the address.
-func (a *listenAddress) is(bound unix.Sockaddr) bool {
-	var ip netip.Addr
-	var port int
-	switch bound := bound.(type) {
-	case *unix.SockaddrUnix:
-		path, _, _ := strings.Cut(a.Host, "|") // the permissions
-		return a.IsUnixNetwork() && bound.Name == path
-	case *unix.SockaddrInet4:
-		ip, port = netip.AddrFrom4(bound.Addr), bound.Port
-	case *unix.SockaddrInet6:
-		ip, port = netip.AddrFrom16(bound.Addr).Unmap(), bound.Port
+func (a *listenAddress) is(bound net.Addr) bool {
+	if unix, ok := bound.(*net.UnixAddr); ok {
+		return a.IsUnixNetwork() && unix.Name == unixPath(a.Host)
 	}
-	if a.IsUnixNetwork() || port == 0 || uint(port) != a.StartPort {
+	tcp, ok := bound.(*net.TCPAddr)
+	if !ok || a.IsUnixNetwork() || tcp.Port == 0 || uint(tcp.Port) != a.StartPort {
 		return false
 	}
+	ip := tcp.AddrPort().Addr().Unmap()
 	if len(a.ips) == 0 {
 		return ip.IsUnspecified()
 	}
