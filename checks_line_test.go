@@ -56,3 +56,38 @@ func TestUntilLineRefusesReuse(t *testing.T) {
 		})
 	}
 }
+
+// TestUntilLineJSONErrors looks at what needs more than the request line.
+func TestUntilLineJSONErrors(t *testing.T) {
+	inspect := func(fields string) string { return `{"handler":"inspect",` + fields + `}` }
+	request := func(fields, sets string) string {
+		return inspect(fields + `"routes":[{"match":[{"http_request":` + sets + `}],"handle":[{"handler":"echo"}]}]`)
+	}
+	rewrite := func(fields string) string { return `{"handler":"rewrite_head",` + fields + `}` }
+	checkJSON(t, []jsonCase{
+		{"method", request(`"until":"line",`, `[{"method":["GET"]}]`), ""},
+		{"path", request(`"until":"line",`, `[{"path":["/a"]}]`), ""},
+		{"path_regexp", request(`"until":"line",`, `[{"path_regexp":{"pattern":"a"}}]`), ""},
+		{"query", request(`"until":"line",`, `[{"query":{"a":["b"]}}]`), ""},
+		{"protocol", request(`"until":"line",`, `[{"protocol":"http/1.1"}]`), ""},
+		{"protocol https", request(`"until":"line",`, `[{"protocol":"https"}]`), ""},
+		{"protocol grpc", request(`"until":"line",`, `[{"protocol":"grpc"}]`), "http_request protocol needs the header fields"},
+		{"remote_ip", request(`"until":"line",`, `[{"remote_ip":{"ranges":["10.0.0.0/8"]}}]`), ""},
+		{"not method", request(`"until":"line",`, `[{"not":[{"method":["GET"]}]}]`), ""},
+		{"host", request(`"until":"line",`, `[{"host":["a"]}]`), "route 0: http_request host needs the header fields, which 'until line' does not wait for; use 'until headers'"},
+		{"header", request(`"until":"line",`, `[{"header":{"A":["b"]}}]`), "http_request header needs"},
+		{"header_regexp", request(`"until":"line",`, `[{"header_regexp":{"A":{"pattern":"b"}}}]`), "http_request header_regexp needs"},
+		{"expression", request(`"until":"line",`, `[{"expression":"true"}]`), "http_request expression needs"},
+		{"not header", request(`"until":"line",`, `[{"not":[{"header":{"A":["b"]}}]}]`), "http_request header needs"},
+		{"not not host", request(`"until":"line",`, `[{"not":[{"not":[{"host":["a"]}]}]}]`), "http_request host needs"},
+		{"beside an allowed one", request(`"until":"line",`, `[{"method":["GET"],"host":["a"]}]`), "http_request host needs"},
+		{"in the second set", request(`"until":"line",`, `[{"method":["GET"]},{"host":["a"]}]`), "http_request host needs"},
+		{"path with a placeholder of a header", request(`"until":"line",`, `[{"path":["/{http.request.header.A}"]}]`), "http_request path needs"},
+		{"rewrite_head", inspect(`"until":"line","routes":[{},{"handle":[` + rewrite(`"host":"a"`) + `]}]`), "route 1: rewrite_head edits the whole head, which 'until line' does not wait for; use 'until headers'"},
+		{"rewrite_head after another handler", inspect(`"until":"line","routes":[{"handle":[{"handler":"throttle"},` + rewrite(`"host":"a"`) + `]}]`), "route 0: rewrite_head edits the whole head"},
+		{"rewrite_head in a subroute", inspect(`"until":"line","routes":[{"handle":[{"handler":"throttle"},{"handler":"subroute","routes":[{},{"handle":[` + rewrite(`"host":"a"`) + `]}]}]}]`), "route 0: rewrite_head edits the whole head"},
+		{"rewrite_head after another inspect", inspect(`"until":"line","routes":[{"handle":[{"handler":"inspect"},` + rewrite(`"host":"a"`) + `]}]`), ""},
+		{"host", request(`"until":"headers",`, `[{"host":["a"]}]`), ""},
+		{"rewrite_head", inspect(`"routes":[{"handle":[` + rewrite(`"host":"a"`) + `]}]`), ""},
+	})
+}

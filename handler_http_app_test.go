@@ -136,3 +136,21 @@ func TestNamedHTTPAppInListenerWrapper(t *testing.T) {
 		}
 	}
 }
+
+func TestHTTPAppJSONErrors(t *testing.T) {
+	app := func(fields string) string { return `{"handler":"http_app"` + fields + `}` }
+	checkJSON(t, []jsonCase{
+		{"nothing", app(``), ""},
+		{"wait 0", app(`,"wait":0`), "wait: 0s is not more than 0"},
+		{"wait negative", app(`,"wait":"-1s"`), "wait: -1s is not more than 0"},
+		{"reuse pin", app(`,"reuse":"pin"`), ""},
+		{"reuse reinspect", app(`,"reuse":"reinspect"`), ""},
+		{"reuse close", app(`,"reuse":"close"`), ""},
+		{"reuse unknown", app(`,"reuse":"always"`), `reuse: unknown value "always": use reinspect, close or pin`},
+		{"unknown field", app(`,"name":"web"`), "name"},
+		{"listener without name", app(`,"listener":":80"`), `listener ":80": use <name> or <name>:<port>`},
+		{"listener with a bad port", app(`,"listener":"web:http"`), `listener "web:http": use <name> or <name>:<port>`},
+		{"listener without port", app(`,"listener":"web:"`), `listener "web:"`},
+		{"listener with two colons", app(`,"listener":"web:80:81"`), `listener "web:80:81"`},
+	})
+}

@@ -3,6 +3,7 @@ package streamprox
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -105,4 +106,137 @@ func TestFailedConfigurationsKeepNoUpstreams(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestRelayJSONErrors(t *testing.T) {
+	relay := func(fields string) string {
+		return `{"handler":"relay","upstreams":[{"dial":["10.0.0.5:9000"]}]` + fields + `}`
+	}
+	upstream := func(fields string) string { return `{"handler":"relay","upstreams":[{` + fields + `}]}` }
+	dial := func(address string) string { return upstream(fmt.Sprintf(`"dial":[%q]`, address)) }
+	local := func(addresses string) string {
+		return upstream(`"dial":["10.0.0.5:9000"],"local_address":` + addresses)
+	}
+	allowed := func(address, allow string) string {
+		return fmt.Sprintf(`{"handler":"relay","upstreams":[{"dial":[%q]}],"dial_allow":[%s]}`, address, allow)
+	}
+	checkJSON(t, []jsonCase{
+		{"nothing", `{"handler":"relay"}`, "relay needs at least one upstream"},
+		{"one upstream", relay(``), ""},
+		{"unknown field", relay(`,"timeout":"1s"`), "timeout"},
+		{"unknown field of an upstream", upstream(`"dial":["10.0.0.5:9000"],"max_conns":1`), "max_conns"},
+		{"health_checks", relay(`,"health_checks":{}`), ""},
+		{"health_checks active", relay(`,"health_checks":{"active":{"interval":"1h"}}`), ""},
+		{"health_checks active with all fields", relay(`,"health_checks":{"active":{"port":80,"interval":"1h","timeout":"1s","close_if_unhealthy":true,"fall":2,"rise":2}}`), ""},
+		{"health_checks unknown field", relay(`,"health_checks":{"active":{"path":"/"}}`), "path"},
+		{"interval negative", relay(`,"health_checks":{"active":{"interval":"-1s"}}`), "health_checks: interval and timeout cannot be less than 0"},
+		{"timeout negative", relay(`,"health_checks":{"active":{"timeout":"-1s"}}`), "health_checks: interval and timeout cannot be less than 0"},
+		{"fall negative", relay(`,"health_checks":{"active":{"fall":-1}}`), "health_checks: fall and rise cannot be less than 0"},
+		{"rise negative", relay(`,"health_checks":{"active":{"rise":-1}}`), "health_checks: fall and rise cannot be less than 0"},
+		{"port negative", relay(`,"health_checks":{"active":{"port":-1}}`), "health_checks: -1 is not a port"},
+		{"port of checks too large", relay(`,"health_checks":{"active":{"port":65536}}`), "health_checks: 65536 is not a port"},
+		{"health_checks passive", relay(`,"health_checks":{"passive":{"fail_duration":"1s","max_fails":1,"unhealthy_connection_count":1}}`), ""},
+		{"fail_duration negative", relay(`,"health_checks":{"passive":{"fail_duration":"-1s"}}`), "fail_duration, max_fails and unhealthy_connection_count cannot be less than 0"},
+		{"max_fails negative", relay(`,"health_checks":{"passive":{"max_fails":-1}}`), "fail_duration, max_fails and unhealthy_connection_count cannot be less than 0"},
+		{"unhealthy_connection_count negative", relay(`,"health_checks":{"passive":{"unhealthy_connection_count":-1}}`), "fail_duration, max_fails and unhealthy_connection_count cannot be less than 0"},
+		{"header policy", relay(`,"load_balancing":{"selection":{"policy":"header","field":"X-Tenant"}}`), ""},
+		{"header policy without field", relay(`,"load_balancing":{"selection":{"policy":"header"}}`), `header: "" is not the name of a field`},
+		{"cookie policy", relay(`,"load_balancing":{"selection":{"policy":"cookie","name":"sid"}}`), ""},
+		{"cookie policy without name", relay(`,"load_balancing":{"selection":{"policy":"cookie"}}`), `cookie: "" is not the name of a cookie`},
+		{"uri_hash policy", relay(`,"load_balancing":{"selection":{"policy":"uri_hash"}}`), ""},
+		{"uri_hash policy with a field", relay(`,"load_balancing":{"selection":{"policy":"uri_hash","field":"X"}}`), "field"},
+		{"dial_timeout 0", relay(`,"dial_timeout":0`), "dial_timeout: 0 would refuse every connection; leave it out for the default of 3s"},
+		{"dial_timeout negative", relay(`,"dial_timeout":"-1s"`), "dial_timeout: -1s is less than 0"},
+		{"idle_timeout 0", relay(`,"idle_timeout":0`), ""},
+		{"idle_timeout negative", relay(`,"idle_timeout":"-1s"`), "idle_timeout: -1s is less than 0"},
+		{"half_close_timeout 0", relay(`,"half_close_timeout":0`), ""},
+		{"half_close_timeout negative", relay(`,"half_close_timeout":"-1s"`), "half_close_timeout: -1s is less than 0"},
+		{"reuse pin", relay(`,"reuse":"pin"`), ""},
+		{"reuse close", relay(`,"reuse":"close"`), ""},
+		{"reuse empty", relay(`,"reuse":""`), ""},
+		{"reuse unknown", relay(`,"reuse":"always"`), `reuse: unknown value "always": use close or pin`},
+		{"reuse reinspect", relay(`,"reuse":"reinspect"`), `reuse: unknown value "reinspect": use close or pin`},
+		{"response_header_timeout", relay(`,"response_header_timeout":"30s"`), ""},
+		{"response_header_timeout 0", relay(`,"response_header_timeout":0`), ""},
+		{"response_header_timeout negative", relay(`,"response_header_timeout":"-1s"`), "response_header_timeout: -1s is less than 0"},
+		{"upgrade websocket", relay(`,"upgrade":["websocket"]`), ""},
+		{"upgrade in other letters", relay(`,"upgrade":["WebSocket"]`), ""},
+		{"upgrade with a version", relay(`,"upgrade":["IRC/6.9"]`), ""},
+		{"upgrade none", relay(`,"upgrade":[]`), ""},
+		{"upgrade null", relay(`,"upgrade":null`), ""},
+		{"upgrade no array", relay(`,"upgrade":"websocket"`), "upgrade"},
+		{"upgrade h2c", relay(`,"upgrade":["websocket","h2c"]`), "upgrade: h2c multiplexes requests that would not be routed; use 'reuse pin' if that is wanted"},
+		{"upgrade h2c in other letters", relay(`,"upgrade":["H2C"]`), "upgrade: H2C multiplexes requests"},
+		{"upgrade h2", relay(`,"upgrade":["h2"]`), "upgrade: h2 multiplexes requests"},
+		{"upgrade empty name", relay(`,"upgrade":[""]`), `upgrade: "" is no name of a protocol`},
+		{"upgrade list in one name", relay(`,"upgrade":["websocket, irc"]`), `upgrade: "websocket, irc" is no name of a protocol`},
+		{"upgrade two versions", relay(`,"upgrade":["irc/6/9"]`), `upgrade: "irc/6/9" is no name of a protocol`},
+		{"upgrade line end", relay(`,"upgrade":["irc\r\nX: y"]`), "is no name of a protocol"},
+		{"keep_alias_headers", relay(`,"keep_alias_headers":true`), ""},
+		{"keep_alias_headers no boolean", relay(`,"keep_alias_headers":"yes"`), "keep_alias_headers"},
+		{"proxy_protocol v1", relay(`,"proxy_protocol":"v1"`), ""},
+		{"proxy_protocol v2", relay(`,"proxy_protocol":"v2"`), ""},
+		{"proxy_protocol unknown", relay(`,"proxy_protocol":"v3"`), `proxy_protocol: unknown version "v3": use v1 or v2`},
+		{"try_duration negative", relay(`,"load_balancing":{"try_duration":"-1s"}`), "try_duration"},
+		{"try_interval negative", relay(`,"load_balancing":{"try_interval":"-1s"}`), "try_interval"},
+		{"unknown policy", relay(`,"load_balancing":{"selection":{"policy":"fastest"}}`), "fastest"},
+		{"no dial address", upstream(`"weight":1`), "dial: want one address, got 0"},
+		{"several dial addresses", upstream(`"dial":["10.0.0.5:9000","10.0.0.6:9000"]`), "dial: want one address, got 2 (10.0.0.5:9000 10.0.0.6:9000); relay sends a stream to one server, so make each address an upstream of its own"},
+		{"local_address", local(`["10.0.0.1","10.0.0.2:4000","10.0.0.3:","2001:db8::1","[2001:db8::1]:4000"," fe80::1%eth0 "]`), ""},
+		{"local_address is a name", local(`["localhost"]`), `upstream "10.0.0.5:9000": local_address (local_addr): "localhost" is not an IP address, with or without a port`},
+		{"local_address with a network", local(`["tcp/10.0.0.1:80"]`), `local_address (local_addr): "tcp/10.0.0.1" is not an IP address`},
+		{"local_address with a bad port", local(`["10.0.0.1:70000"]`), `local_address (local_addr): "70000" is not a port`},
+		{"local_address empty", local(`[""]`), `local_address (local_addr): "" is not an IP address`},
+		{"local_address with a placeholder", local(`["{l4.conn.remote_addr.host}"]`), "placeholders that depend on the connection need dial_allow"},
+		{"local_address of a Unix socket", upstream(`"dial":["unix//run/a"],"local_address":["10.0.0.1"]`), `upstream "unix//run/a": a Unix socket has no local_address (local_addr)`},
+		{"resolver_preference ipv4_only", upstream(`"dial":["10.0.0.5:9000"],"resolver_preference":"ipv4_only"`), ""},
+		{"resolver_preference ipv6_first", upstream(`"dial":["10.0.0.5:9000"],"resolver_preference":"ipv6_first"`), ""},
+		{"resolver_preference unknown", upstream(`"dial":["10.0.0.5:9000"],"resolver_preference":"ipv5_only"`), `resolver_preference: unknown value "ipv5_only": use ipv4_only, ipv6_only, ipv4_first or ipv6_first`},
+		{"resolver_preference of the other family", upstream(`"dial":["10.0.0.5:9000"],"resolver_preference":"ipv6_only"`), `upstream "10.0.0.5:9000": 10.0.0.5 has no IPv6 address`},
+		{"resolver_preference against the network", upstream(`"dial":["tcp4/a.example:9000"],"resolver_preference":"ipv6_only"`), "resolver_preference ipv6_only leaves no address for the network tcp4"},
+		{"resolver_preference against local_address", upstream(`"dial":["a.example:9000"],"resolver_preference":"ipv6_only","local_address":["10.0.0.1"]`), "resolver_preference ipv6_only leaves no local_address (local_addr) to dial from"},
+		{"network against the address", dial("tcp6/10.0.0.5:80"), "10.0.0.5 has no IPv6 address"},
+		{"max_connections negative", upstream(`"dial":["10.0.0.5:9000"],"max_connections":-1`), `upstream "10.0.0.5:9000": max_connections: -1 is less than 0`},
+		{"max_connections 0", upstream(`"dial":["10.0.0.5:9000"],"max_connections":0`), ""},
+		{"port range", dial("10.0.0.5:9000-9001"), `upstream "10.0.0.5:9000-9001": want one port, as in 10.0.0.5:9000`},
+		{"no port", dial("10.0.0.5"), `upstream "10.0.0.5": want one port`},
+		{"port 0", dial("10.0.0.5:0"), `upstream "10.0.0.5:0": want one port`},
+		{"port too large", dial("10.0.0.5:70000"), `upstream "10.0.0.5:70000": `},
+		{"port no number", dial("10.0.0.5:ssh"), `upstream "10.0.0.5:ssh": `},
+		{"empty address", dial(""), `upstream "": `},
+		{"placeholder of the connection", dial("{l4.http.host}:80"), `upstream "{l4.http.host}:80": placeholders that depend on the connection need dial_allow, with the hosts and networks that they may lead to`},
+		{"placeholder of the connection with an empty dial_allow", allowed("{l4.http.host}:80", ``), "need dial_allow"},
+		{"placeholder of the connection with dial_allow", allowed("{l4.http.host}:80", `"*.example.org","example.org","10.0.0.0/8","192.0.2.1","2001:db8::/32","::1"`), ""},
+		{"port from a placeholder", dial("10.0.0.5:{l4.http.header.Port}"), "need dial_allow"},
+		{"placeholder after a network", allowed("tcp4/{l4.http.host}:80", `"10.0.0.0/8"`), ""},
+		{"placeholder with a slash in it", allowed("{l4.vars.a/b}:80", `"10.0.0.0/8"`), ""},
+		{"placeholder in the network", allowed("{l4.vars.network}/10.0.0.5:80", `"10.0.0.0/8"`), `upstream "{l4.vars.network}/10.0.0.5:80": the network cannot be from a placeholder`},
+		{"placeholder in a part of the network", allowed("tcp{l4.vars.version}/10.0.0.5:80", `"10.0.0.0/8"`), "the network cannot be from a placeholder"},
+		{"placeholder in the path of a Unix socket", allowed("unix//run/{l4.http.host}", `"10.0.0.0/8"`), "the path of a Unix socket cannot depend on the connection"},
+		{"placeholder with udp", allowed("udp/{l4.http.host}:53", `"10.0.0.0/8"`), "relay carries streams, not datagrams"},
+		{"placeholder with an unknown network", allowed("sctp/{l4.http.host}:53", `"10.0.0.0/8"`), `unknown network "sctp"`},
+		{"dial_allow everything", allowed("{l4.http.host}:80", `"*"`), "dial_allow: * would permit every address"},
+		{"dial_allow every address", allowed("{l4.http.host}:80", `"0.0.0.0/0","::/0"`), ""},
+		{"dial_allow asterisk in a label", allowed("{l4.http.host}:80", `"a*.example.org"`), `dial_allow: "a*.example.org" is neither a host`},
+		{"dial_allow two asterisks", allowed("{l4.http.host}:80", `"*.*.example.org"`), `dial_allow: "*.*.example.org" is neither a host`},
+		{"dial_allow with a port", allowed("{l4.http.host}:80", `"example.org:80"`), `dial_allow: "example.org:80" is neither a host`},
+		{"dial_allow empty entry", allowed("{l4.http.host}:80", `""`), `dial_allow: "" is neither a host`},
+		{"dial_allow bad network", allowed("{l4.http.host}:80", `"10.0.0.0/33"`), "dial_allow: parsing CIDR expression: '10.0.0.0/33'"},
+		{"dial_allow IPv4 as IPv6", allowed("{l4.http.host}:80", `"::ffff:10.0.0.0/104"`), `dial_allow: "::ffff:10.0.0.0/104": write it as IPv4`},
+		{"dial_allow with a zone", allowed("{l4.http.host}:80", `"fe80::1%eth0"`), `dial_allow: "fe80::1%eth0": an address here has no zone`},
+		{"dial_allow duplicate", allowed("{l4.http.host}:80", `"a.example","A.example"`), `dial_allow: duplicate entry "a.example"`},
+		{"udp", dial("udp/10.0.0.5:53"), `upstream "udp/10.0.0.5:53": relay carries streams, not datagrams`},
+		{"udp6", dial("udp6/[::1]:53"), "relay carries streams, not datagrams"},
+		{"unixgram", dial("unixgram//run/a"), "relay carries streams, not datagrams"},
+		{"ip", dial("ip/10.0.0.5:1"), "relay carries streams, not datagrams"},
+		{"unknown network", dial("sctp/10.0.0.5:80"), `unknown network "sctp": use tcp, tcp4, tcp6 or unix`},
+		{"unixpacket", dial("unixpacket//run/a"), `unknown network "unixpacket": use tcp, tcp4, tcp6 or unix`},
+		{"fd", dial("fd/3"), `unknown network "fd": use tcp, tcp4, tcp6 or unix`},
+		{"the virtual network", dial("streamprox/web:80"), `unknown network "streamprox"`},
+		{"tcp6", dial("tcp6/[::1]:80"), ""},
+		{"unix", dial("unix//run/a"), ""},
+		{"tls server_name with a placeholder", upstream(`"dial":["10.0.0.5:9000"],"tls":{"server_name":"{l4.tls.server_name}"}`), "placeholders that depend on the connection need dial_allow"},
+		{"tls with an unreadable certificate", upstream(`"dial":["10.0.0.5:9000"],"tls":{"client_certificate_file":"nowhere.pem","client_certificate_key_file":"nowhere.key"}`), "nowhere.pem"},
+		{"header policy", `{"handler":"proxy","upstreams":[{"dial":["10.0.0.5:9000"]}],"load_balancing":{"selection":{"policy":"header","field":"X-Tenant"}}}`, ""},
+	})
 }

@@ -3,6 +3,7 @@ package streamprox
 import (
 	"bytes"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -489,5 +490,72 @@ func TestRewriteHeadSharesNoMemory(t *testing.T) {
 	}
 	if got := fieldValues(edited.data, &edited.head, "x", ","); got != "y" {
 		t.Errorf("got field %q, want y", got)
+	}
+}
+
+func TestRewriteHeadJSONErrors(t *testing.T) {
+	rewrite := func(fields string) string { return `{"handler":"rewrite_head",` + fields + `}` }
+	header := func(edits string) string { return rewrite(`"header":{` + edits + `}`) }
+	checkJSON(t, []jsonCase{
+		{"nothing", `{"handler":"rewrite_head"}`, "rewrite_head edits nothing: give it host, header, strip_prefix or forwarded"},
+		{"empty header", header(``), "rewrite_head edits nothing"},
+		{"all of the design's fields", rewrite(`"host":"a","header":{"set":{"Origin":["b"]},"add":{},"delete":["Cookie"]},"strip_prefix":"/echo","forwarded":{"trusted":["10.0.0.0/8"]}`), ""},
+		{"unknown field", rewrite(`"uri":"/a"`), "uri"},
+		{"unknown edit", header(`"replace":{}`), "replace"},
+		{"host with a space", rewrite(`"host":"a b"`), `host: "a b" is no host, as in echo.example.org or 10.0.0.5:8080`},
+		{"host with userinfo", rewrite(`"host":"u@a"`), `host: "u@a" is no host`},
+		{"host with a line break", rewrite(`"host":"a\r\nX: b"`), `is no host`},
+		{"placeholder with a line break", rewrite(`"host":"{l4.http.host}\n"`), `is no host`},
+		{"host with a placeholder", rewrite(`"host":"{l4.http.header.X}:80"`), ""},
+		{"strip_prefix without slash", rewrite(`"strip_prefix":"echo"`), `strip_prefix: "echo" does not begin with a slash, as in /echo`},
+		{"strip_prefix of nothing but slashes", rewrite(`"strip_prefix":"//"`), `strip_prefix: "//" names no segment`},
+		{"strip_prefix with a line break", rewrite(`"strip_prefix":"/a\n"`), `holds what no path can`},
+		{"forwarded alone", rewrite(`"forwarded":{}`), ""},
+		{"trusted addresses", rewrite(`"forwarded":{"trusted":["10.0.0.1","::1","fd00::/8"]}`), ""},
+		{"trusted name", rewrite(`"forwarded":{"trusted":["private"]}`), "forwarded: trusted: invalid IP address: 'private'"},
+		{"trusted bad network", rewrite(`"forwarded":{"trusted":["10.0.0.0/8","10.0.0.0/33"]}`), "forwarded: trusted: parsing CIDR expression: '10.0.0.0/33'"},
+		{"set invalid name", header(`"set":{"X Y":["a"]}`), `header: set: "X Y" is not a field name`},
+		{"set empty name", header(`"set":{"":["a"]}`), `header: set: "" is not a field name`},
+		{"add invalid name", header(`"add":{"X:":["a"]}`), `header: add: "X:" is not a field name`},
+		{"delete invalid name", header(`"delete":["X\n"]`), `header: delete: "X\n" is not a field name`},
+		{"set without value", header(`"set":{"X":[]}`), "header: set: X has no value; to remove it use delete"},
+		{"set null", header(`"set":{"X":null}`), "header: set: X has no value"},
+		{"set to a line break", header(`"set":{"X":["a\r\nY: b"]}`), `header: set: X: "a\r\nY: b" holds what no field value can`},
+		{"add NUL", header(`"add":{"X":["a","\u0000"]}`), `header: add: X: "\x00" holds what no field value can`},
+		{"set twice", header(`"set":{"X-a":["1"],"x-A":["2"]}`), "header: set: x-A is there twice, in different spellings"},
+		{"set a field and its alias", header(`"set":{"X-A":["1"],"x.a":["2"]}`), "header: set: x.a is there twice, in different spellings"},
+		{"add a field and its alias", header(`"add":{"X-A":["1"],"x.a":["2"]}`), ""},
+		{"add twice", header(`"add":{"X-a":["1"],"x-A":["2"]}`), "header: add: x-A is there twice, in different spellings"},
+		{"delete twice", header(`"delete":["X","x"]`), "header: delete: x is there twice"},
+		{"delete wildcard", header(`"delete":["X-*"]`), `header: delete: "X-*": there are no wildcards; name each field`},
+		{"delete alias of framing", header(`"delete":["Content_Length","Transfer.Encoding"]`), ""},
+		{"set alias of framing", header(`"set":{"Content_Length":["1"]}`), "header: set: Content_Length cannot be edited: it says where the body ends"},
+		{"add alias of framing", header(`"add":{"transfer.encoding":["chunked"]}`), "header: add: transfer.encoding cannot be edited: it says where the body ends"},
+	})
+}
+
+// TestRewriteHeadUntouchable checks that no edit of a field that must stay loads, in any
+// letter case, and that the error says why.
+func TestRewriteHeadUntouchable(t *testing.T) {
+	const ofConnection, framing = "it is about the connection, which the next handler looks after", "it says where the body ends, and the body is sent on as it is"
+	for name, why := range map[string]string{
+		"Content-Length": framing, "Transfer-Encoding": framing, "Trailer": framing,
+		"Connection": ofConnection, "Keep-Alive": ofConnection, "Proxy-Connection": ofConnection,
+		"TE": ofConnection, "Upgrade": ofConnection, "HTTP2-Settings": ofConnection,
+		"Expect": "it decides when the client sends the body",
+		"Host":   "use 'host', which edits the request target too",
+	} {
+		for _, spelling := range []string{name, strings.ToLower(name), strings.ToUpper(name)} {
+			for operation, edit := range map[string]string{
+				"set":    fmt.Sprintf(`"set":{%q:["a"]}`, spelling),
+				"add":    fmt.Sprintf(`"add":{%q:["a"]}`, spelling),
+				"delete": fmt.Sprintf(`"delete":[%q]`, spelling),
+			} {
+				t.Run(operation+" "+spelling, func(t *testing.T) {
+					_, err := loadApps(t, "{"+inServer(`{"handler":"rewrite_head","header":{`+edit+`}}`)+"}")
+					checkError(t, err, fmt.Sprintf("header: %s: %s cannot be edited: %s", operation, spelling, why))
+				})
+			}
+		}
 	}
 }

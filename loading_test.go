@@ -215,3 +215,18 @@ func checkWarnings(t *testing.T, got []string, want bool, text string) {
 func about(lines []string, text string) []string {
 	return slices.DeleteFunc(lines, func(line string) bool { return !strings.Contains(line, text) })
 }
+
+// jsonCase is a handler of layer4 in JSON, and a part of the error with which it is refused;
+// "" if it is not.
+type jsonCase struct{ name, handler, want string }
+
+// checkJSON loads each handler in the route of a layer4 server.
+func checkJSON(t *testing.T, tests []jsonCase) {
+	t.Helper()
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadApps(t, "{"+inServer(test.handler)+"}")
+			checkError(t, err, test.want)
+		})
+	}
+}

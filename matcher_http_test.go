@@ -371,3 +371,29 @@ func BenchmarkReadAndMatch(b *testing.B) {
 		}
 	})
 }
+
+func TestInspectedJSONErrors(t *testing.T) {
+	inspect := func(fields string) string { return `{"handler":"inspect",` + fields + `}` }
+	inspected := func(outcomes string) string {
+		return inspect(`"routes":[{"match":[{"inspected":` + outcomes + `}],"handle":[{"handler":"echo"}]}]`)
+	}
+	checkJSON(t, []jsonCase{
+		{"none", inspected(`[]`), "inspected needs at least one outcome"},
+		{"null", inspected(`null`), "module value cannot be null"},
+		{"unknown", inspected(`["http","quic"]`), `unknown outcome "quic": use one of http, tls`},
+		{"no array", inspected(`"http"`), "inspected"},
+		{"outside inspect", `{"handler":"subroute","routes":[{"match":[{"inspected":["http"]}]}]}`, ""},
+	})
+}
+
+func TestHTTPRequestJSONErrors(t *testing.T) {
+	inspect := func(fields string) string { return `{"handler":"inspect",` + fields + `}` }
+	request := func(fields, sets string) string {
+		return inspect(fields + `"routes":[{"match":[{"http_request":` + sets + `}],"handle":[{"handler":"echo"}]}]`)
+	}
+	checkJSON(t, []jsonCase{
+		{"unknown matcher", request("", `[{"nonsense":{}}]`), "http.matchers.nonsense"},
+		{"no array", request("", `{"path":["/a"]}`), "http_request"},
+		{"several sets", request("", `[{"path":["/a"]},{"host":["a"]}]`), ""},
+	})
+}
