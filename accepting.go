@@ -19,8 +19,9 @@ import (
 )
 
 // The watch over the listeners of a configuration: whether they go on accepting. caddy-l4 ends
-// its loop for good when an accept fails for want of a descriptor, and leaves the socket open: clients wait in its
-// queue. Then the watch accepts in its place, until layer4 closes the socket.
+// its loop for good when an accept fails for want of a descriptor, and leaves the socket open:
+// clients wait in its queue. Then the watch accepts in its place, until layer4 closes the
+// socket.
 //
 // A listener wrapper of an HTTP server ends likewise, and the server then closes the socket.
 // There the watch can only say so.
