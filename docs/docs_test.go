@@ -1,12 +1,15 @@
-// Package docs tests the documentation: each configuration in it loads, and each link
-// leads somewhere.
+// Package docs tests the documentation: each configuration in it runs and does what its
+// page says, and each link leads somewhere.
 package docs
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -31,16 +34,21 @@ import (
 //	<!-- error: <text> -->      loading it fails, and the error holds the text
 //	<!-- warning: <text> -->    loading it logs a warning that holds the text
 //	<!-- in: relay -->          it holds options of that handler; of a site: 'site'
+//	<!-- in: tls -->            a handler before inspect, which ends TLS
 //	<!-- adapted -->            JSON that the Caddyfile block before it becomes
+//
+// Every other block runs, and claims says what comes of that.
 var marker = regexp.MustCompile(`^<!-- (?:(not run|error|warning|in): (.+)|(adapted)) -->$`)
 
 // block is a fenced block of a Markdown file.
 type block struct {
 	place    string // file:line
+	key      string // file#heading, and its number if others are before it under that heading
 	language string // caddyfile or json
 	text     string
 	marks    map[string]string // by their first words
 	before   *block            // the Caddyfile block before it in its file, or nil
+	output   []string          // what is shown after it: commands, and what is printed
 }
 
 func TestMain(m *testing.M) {
@@ -52,25 +60,68 @@ func TestMain(m *testing.M) {
 	os.Setenv("XDG_CONFIG_HOME", dir)
 	os.Setenv("XDG_DATA_HOME", dir)
 	caddy.DefaultStorage.Path = caddy.AppDataDir()
+	net.DefaultResolver = stubResolver
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
 }
 
 func TestConfigurations(t *testing.T) {
-	for _, path := range pages(t) {
-		blocks, err := blocksOf(path)
-		if err != nil {
-			t.Error(err)
+	blocks := allBlocks(t)
+	byKey := make(map[string]*block)
+	for _, b := range blocks {
+		if byKey[b.key] != nil {
+			t.Errorf("two blocks are %s", b.key)
 		}
-		for _, b := range blocks {
-			t.Run(b.place, func(t *testing.T) {
-				if err := b.check(t.TempDir()); err != nil {
-					t.Error(err)
+		byKey[b.key] = b
+	}
+	for _, b := range blocks {
+		t.Run(b.key, func(t *testing.T) {
+			if err := b.check(); err != nil {
+				t.Fatalf("%s: %v", b.place, err)
+			}
+			if !b.runs() {
+				return
+			}
+			for _, c := range claimsOf(b.key) {
+				running := b
+				if c.on != "" {
+					if running = byKey[c.on]; running == nil {
+						t.Fatalf("no block %s", c.on)
+					}
 				}
-			})
+				if err := running.run(c, b, t.TempDir()); errors.Is(err, errCaddyRaces) {
+					t.Skip(err)
+				} else if err != nil {
+					t.Errorf("%s: claim %q %q %q: %v", b.place, c.change, c.down, c.on, err)
+				}
+			}
+		})
+	}
+	for _, c := range claims {
+		if b := byKey[c.of]; b == nil || !b.runs() {
+			t.Errorf("a claim of %s, where no block runs", c.of)
 		}
 	}
+}
+
+// allBlocks returns the blocks of all pages.
+func allBlocks(t *testing.T) (blocks []*block) {
+	t.Helper()
+	for _, path := range pages(t) {
+		found, err := blocksOf(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks = append(blocks, found...)
+	}
+	return blocks
+}
+
+// runs reports whether the block is run. One that is adapted runs as the block before it.
+func (b *block) runs() bool {
+	_, adapted := b.marks["adapted"]
+	return b.marks["not run"] == "" && b.marks["error"] == "" && !adapted
 }
 
 // pages returns the paths of README.md and of all pages in this folder.
@@ -94,31 +145,45 @@ func blocksOf(path string) ([]*block, error) {
 }
 
 func parseBlocks(name, source string) (blocks []*block, err error) {
-	var open, before *block
+	var open, before, last *block
 	marks := make(map[string]string)
 	fence := "" // the language of a fence that is open
+	under, count := name, 0
+	output := ""
 	for i, line := range strings.Split(source, "\n") {
 		place := fmt.Sprintf("%s:%d", name, i+1)
 		language, isFence := strings.CutPrefix(strings.TrimSpace(line), "```")
+		if title, isHeading := strings.CutPrefix(strings.TrimLeft(line, "#"), " "); isHeading && fence == "" && line[0] == '#' {
+			under, count, last = name+"#"+anchor(title), 0, nil
+		}
 		switch {
 		case fence != "" && isFence:
 			if open != nil {
 				blocks = append(blocks, open)
+				last = open
 				if open.language == "caddyfile" {
 					before = open
 				}
+			} else if fence == "other " && last != nil {
+				last.output = append(last.output, output)
 			}
-			open, fence = nil, ""
+			open, fence, output = nil, "", ""
 		case open != nil:
 			open.text += line + "\n"
 		case fence != "":
+			output += line + "\n"
 		case isFence:
 			fence = "other " + language
 			if language == "caddyfile" || language == "json" {
 				if !strings.HasPrefix(line, "```") {
 					return blocks, fmt.Errorf("%s: a block of configuration is indented", place)
 				}
-				open = &block{place: place, language: language, marks: marks, before: before}
+				count++
+				key := under
+				if count > 1 {
+					key = fmt.Sprint(under, " ", count)
+				}
+				open = &block{place: place, key: key, language: language, marks: marks, before: before}
 				marks = make(map[string]string)
 			}
 		case strings.HasPrefix(line, "<!--"):
@@ -138,7 +203,7 @@ func parseBlocks(name, source string) (blocks []*block, err error) {
 }
 
 // check says what is wrong with the block.
-func (b *block) check(dir string) error {
+func (b *block) check() error {
 	if b.marks["not run"] != "" {
 		return nil
 	}
@@ -152,7 +217,7 @@ func (b *block) check(dir string) error {
 			return err
 		}
 	}
-	warnings, err := b.load(filepath.Join(dir, "log"))
+	warnings, err := b.load()
 	if want := b.marks["error"]; want != "" {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			return fmt.Errorf("got error %v, want one that holds %q", err, want)
@@ -176,8 +241,15 @@ func (b *block) check(dir string) error {
 
 // load adapts and validates the block, in a whole configuration. It returns the warnings
 // of layer4 and its modules, a line each.
-func (b *block) load(logFile string) (warnings string, err error) {
-	raw, err := b.config()
+func (b *block) load() (warnings string, err error) {
+	fields, err := b.fields()
+	if err != nil {
+		return "", err
+	}
+	fields["admin"] = noAdmin
+	log, logged := newLog("WARN")
+	fields["logging"] = map[string]any{"logs": map[string]any{"default": log}}
+	raw, err := json.Marshal(fields)
 	if err != nil {
 		return "", err
 	}
@@ -185,25 +257,10 @@ func (b *block) load(logFile string) (warnings string, err error) {
 	if err := caddy.StrictUnmarshalJSON(raw, config); err != nil {
 		return "", err
 	}
-	persist := false
-	config.Admin = &caddy.AdminConfig{Disabled: true, Config: &caddy.ConfigSettings{Persist: &persist}}
-	writer, err := json.Marshal(map[string]string{"output": "file", "filename": logFile})
-	if err != nil {
-		return "", err
-	}
-	config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{
-		WriterRaw:  writer,
-		EncoderRaw: json.RawMessage(`{"format":"json"}`),
-		Level:      "WARN",
-	}}}}
 	if err := caddy.Validate(config); err != nil {
 		return "", err
 	}
-	logged, err := os.ReadFile(logFile)
-	if err != nil && !os.IsNotExist(err) {
-		return "", err
-	}
-	for line := range strings.Lines(string(logged)) {
+	for line := range strings.Lines(logged.String()) {
 		if strings.Contains(line, "layer4") {
 			warnings += line
 		}
@@ -244,13 +301,17 @@ func (b *block) wrapping() string {
 // wraps are Caddyfiles around fragments.
 var wraps = map[string]string{
 	"":        "%s",
-	"route":   "{\nlayer4 {\n127.0.0.1:42000 {\nroute {\ninspect {\nroute {\n%s}\n}\n}\n}\n}\n}\n",
-	"server":  "{\nlayer4 {\n127.0.0.1:42000 {\nroute {\n%s}\n}\n}\n}\n",
-	"inspect": "{\nlayer4 {\n127.0.0.1:42000 {\nroute {\ninspect {\n%s}\n}\n}\n}\n}\n",
-	"relay":   "{\nlayer4 {\n127.0.0.1:42000 {\nroute {\ninspect {\nroute {\nrelay 127.0.0.1:42001 {\n%s}\n}\n}\n}\n}\n}\n}\n",
+	"route":   "{\nlayer4 {\n:80 {\nroute {\ninspect {\nroute {\n%s}\n}\n}\n}\n}\n}\n",
+	"server":  "{\nlayer4 {\n:80 {\nroute {\n%s}\n}\n}\n}\n",
+	"inspect": "{\nlayer4 {\n:80 {\nroute {\ninspect {\n%s}\n}\n}\n}\n}\n",
+	"tls":     "{\nlayer4 {\n:443 {\nroute {\n%sinspect {\nroute {\nhttp_app web\n}\n}\n}\n}\n}\n}\nhttps://example.com {\nbind streamprox/certificates\n}\n",
+	"relay":   "{\nlayer4 {\n:80 {\nroute {\ninspect {\nroute {\nrelay 10.0.0.5:9000 {\n%s}\n}\n}\n}\n}\n}\n}\n",
 	"options": "{\n%s}\n",
 	"site":    "http://127.0.0.1:42002 {\n%s}\n",
 }
+
+// site is what a fragment's http_app leads to.
+const site = "\nhttp://:%s {\nbind streamprox/web\nrespond \"the site\"\n}\n"
 
 // config returns the block as the JSON of a whole configuration.
 func (b *block) config() ([]byte, error) {
@@ -266,12 +327,15 @@ func (b *block) config() ([]byte, error) {
 		return nil, fmt.Errorf("unknown place %q", in)
 	}
 	text := b.text
-	if in == "inspect" {
+	switch {
+	case in == "inspect":
 		text += unusedMatchers(text)
+	case b.isBare("rewrite_head"):
+		text += "relay 10.0.0.5:9000\n"
 	}
 	source := fmt.Sprintf(wrap, text)
-	if !b.isWhole() && strings.Contains(b.text, "http_app web") {
-		source += "\nhttp://:80 {\nbind streamprox/web\n}\n"
+	if found := toSite.FindStringSubmatch(source); found != nil && !b.isWhole() {
+		source += fmt.Sprintf(site, cmp.Or(found[1], "80"))
 	}
 	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(source), map[string]any{"filename": b.place})
 	if err != nil {
@@ -288,6 +352,7 @@ func (b *block) config() ([]byte, error) {
 var (
 	matcherName = regexp.MustCompile(`(?m)^(@\S+)`)
 	routeNames  = regexp.MustCompile(`(?m)^route (@.*) \{`)
+	toSite      = regexp.MustCompile(`http_app web(?::(\d+))?`)
 )
 
 // unusedMatchers returns a route with the matchers of a fragment that none of its routes
@@ -299,7 +364,7 @@ func unusedMatchers(text string) (route string) {
 	}
 	for _, name := range matcherName.FindAllString(text, -1) {
 		if !slices.Contains(used, name) {
-			route += fmt.Sprintf("route %s {\nclose\n}\n", name)
+			route += fmt.Sprintf("route %s {\nhttp_respond 200 %s\n}\n", name, name)
 		}
 	}
 	return route
@@ -409,10 +474,42 @@ func TestWrongBlocks(t *testing.T) {
 			blocks, err := parseBlocks("page.md", test.source)
 			for _, b := range blocks {
 				if err == nil {
-					err = b.check(t.TempDir())
+					err = b.check()
 				}
 			}
 			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want an error that holds %q", err, test.want)
+			}
+		})
+	}
+}
+
+// TestWrongClaims tests that a block which does not do what is said of it is found.
+func TestWrongClaims(t *testing.T) {
+	const whole = "{\n\tlayer4 {\n\t\t:8080 {\n\t\t\troute {\n\t\t\t\trelay 10.0.0.5:9000\n\t\t\t}\n\t\t}\n\t}\n}\n"
+	for _, test := range []struct {
+		name, text string
+		claim      claim
+		want       string
+	}{
+		{"another status", whole, claim{tries: [][]string{{"GET http://example.com:8080/", "404"}}}, `want ["404"]`},
+		{"another answer", whole, claim{tries: [][]string{{"GET http://example.com:8080/", "200", "10.0.0.6:9000"}}}, "10.0.0.5:9000 got GET /"},
+		{"an unwanted answer", whole, claim{tries: [][]string{{"GET http://example.com:8080/", "200", "!10.0.0.5:9000"}}}, "10.0.0.5:9000 got GET /"},
+		{"a port that it does not have", whole, claim{tries: [][]string{{"GET http://example.com/", "200"}}}, "has no port 80"},
+		{"a server that is not there", whole, claim{down: []string{"10.0.0.5:9000"}, tries: [][]string{{"GET http://example.com:8080/", "200"}}}, "closed"},
+		{"nothing to change", whole, claim{change: []string{"no such text", ""}}, "does not hold"},
+		{"no request is answered", "route {\n\tclose\n}\n", claim{}, "answers no request"},
+		{"a status that says fault", "relay {l4.http.host} {\n\tdial_allow 192.0.2.1\n}\n", claim{}, "got 502"},
+		{"an error in the log", "http_app other\n", claim{tries: [][]string{{"GET http://example.com/", "503"}}}, "no site is bound to that name"},
+		{"a warning in the log", "relay 10.0.0.5:9000 10.0.0.6:9000 {\n\tlb_policy first\n}\n",
+			claim{down: []string{"10.0.0.5:9000"}, tries: [][]string{{"GET http://example.com/", "200"}}}, "upstream not reached"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := &block{language: "caddyfile", text: test.text}
+			if err := b.check(); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.run(test.claim, b, t.TempDir()); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want an error that holds %q", err, test.want)
 			}
 		})
@@ -530,8 +627,12 @@ func anchors(t *testing.T, path string) (anchors []string) {
 		t.Fatal(err)
 	}
 	for _, found := range heading.FindAllStringSubmatch(fenced.ReplaceAllString(string(source), ""), -1) {
-		anchor := notInAnchor.ReplaceAllString(strings.ToLower(found[1]), "")
-		anchors = append(anchors, strings.ReplaceAll(anchor, " ", "-"))
+		anchors = append(anchors, anchor(found[1]))
 	}
 	return anchors
+}
+
+// anchor returns what a heading is known by.
+func anchor(title string) string {
+	return strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(title), ""), " ", "-")
 }

@@ -72,7 +72,6 @@ func TestKubernetes(t *testing.T) {
 		}
 	}
 	// What can be had here stands in for what is named there.
-	const patience = 20 * time.Second
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "the site, for %s", r.Header.Get("X-Forwarded-For"))
 	}))
@@ -86,7 +85,7 @@ func TestKubernetes(t *testing.T) {
 		chats[i] = chat.Listener.Addr().String()
 	}
 	replace(t, &text, "chat-0.chat:9000 chat-1.chat:9000", chats[0]+" "+chats[1])
-	if err := (&block{place: "manifest", language: "caddyfile", text: text}).check(t.TempDir()); err != nil {
+	if err := (&block{place: "manifest", language: "caddyfile", text: text}).check(); err != nil {
 		t.Fatalf("the Caddyfile: %v", err)
 	}
 	plain, secure, probing := freePort(t), freePort(t), freePort(t)

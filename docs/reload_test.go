@@ -3,7 +3,6 @@ package docs
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -52,7 +51,7 @@ http://:%[1]s {
 // TestWebSocketsAtReload tests what README says of WebSockets at a reload. With -v it
 // prints how many of them go on.
 func TestWebSocketsAtReload(t *testing.T) {
-	const each, patience = 10, 20 * time.Second
+	const each = 10
 	backend := echoServer(t)
 	ports := [3]string{freePort(t), freePort(t), freePort(t)}
 	load := func(generation int) {
@@ -140,19 +139,4 @@ func echoServer(t *testing.T) (address string) {
 		server.Close()
 	})
 	return server.Listener.Addr().String()
-}
-
-// freePort returns a port on which nobody listens.
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }

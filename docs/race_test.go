@@ -1,0 +1,6 @@
+//go:build race
+
+package docs
+
+// raceDetector reports whether the race detector watches.
+const raceDetector = true
