@@ -15,6 +15,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/upstream"
 )
 
@@ -626,7 +627,7 @@ func (m *MatchHTTPRequest) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (m *MatchInspected) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume matcher name
 	for d.NextArg() {
-		if _, err := parseOutcome(d.Val()); err != nil {
+		if _, err := opening.ParseOutcome(d.Val()); err != nil {
 			return d.WrapErr(err)
 		}
 		if slices.Contains(m.Outcomes, d.Val()) {
@@ -635,7 +636,7 @@ func (m *MatchInspected) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		m.Outcomes = append(m.Outcomes, d.Val())
 	}
 	if len(m.Outcomes) == 0 {
-		return d.Errf("inspected needs at least one outcome: use %s", strings.Join(outcomeNames[:], ", "))
+		return d.Errf("inspected needs at least one outcome: use %s", strings.Join(opening.Names(), ", "))
 	}
 	return endOfOption(d, "inspected")
 }

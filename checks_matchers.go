@@ -7,6 +7,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 )
 
 // What the matchers of a route match, as far as their configuration tells, and those that
@@ -44,7 +46,7 @@ func unboundedNot(sets []caddy.ModuleMap) bool {
 	return slices.ContainsFunc(sets, func(set caddy.ModuleMap) bool {
 		return set["http_request"] == nil &&
 			slices.ContainsFunc(negatedIn(set), func(s caddy.ModuleMap) bool { return s["http_request"] != nil }) &&
-			!slices.Equal(outcomesOf(set["inspected"]), []string{OutcomeHTTP.String()})
+			!slices.Equal(outcomesOf(set["inspected"]), []string{opening.HTTP.String()})
 	})
 }
 
@@ -94,7 +96,7 @@ func httpMatchOfSet(set caddy.ModuleMap) frequency {
 		switch name {
 		case "inspected":
 			match = never
-			if slices.Contains(outcomesOf(raw), OutcomeHTTP.String()) {
+			if slices.Contains(outcomesOf(raw), opening.HTTP.String()) {
 				match = always
 			}
 		case "not":
@@ -108,7 +110,7 @@ func httpMatchOfSet(set caddy.ModuleMap) frequency {
 }
 
 // names reports whether one of the route's matcher sets names the outcome.
-func (r *configRoute) names(outcome Outcome) bool {
+func (r *configRoute) names(outcome opening.Outcome) bool {
 	return slices.ContainsFunc(r.Match, func(set caddy.ModuleMap) bool {
 		return slices.Contains(outcomesOf(set["inspected"]), outcome.String())
 	})
@@ -133,7 +135,7 @@ func reader(sets []caddy.ModuleMap) string {
 }
 
 // openOutcomes are those that a route of inspect takes unless it names others.
-var openOutcomes = []string{OutcomeHTTP.String(), OutcomeTLS.String()}
+var openOutcomes = []string{opening.HTTP.String(), opening.TLS.String()}
 
 // outcomesOfSet returns the outcomes that a matcher set may match in a route of inspect,
 // if that is certain. CONNECT, which goes to routes with http_request alone, counts where
@@ -145,7 +147,7 @@ func outcomesOfSet(set caddy.ModuleMap) (outcomes []string, certain bool) {
 	case set["inspected"] != nil:
 		outcomes = outcomesOf(set["inspected"])
 		if set["http_request"] != nil {
-			outcomes = slices.DeleteFunc(outcomes, func(o string) bool { return o != OutcomeHTTP.String() })
+			outcomes = slices.DeleteFunc(outcomes, func(o string) bool { return o != opening.HTTP.String() })
 		}
 		return outcomes, true
 	case set["http_request"] != nil:
@@ -173,7 +175,7 @@ func outcomesTaken(r *configRoute) (outcomes []string) {
 		}
 	}
 	if r.httpMatch() == always {
-		outcomes = append(outcomes, OutcomeHTTP.String())
+		outcomes = append(outcomes, opening.HTTP.String())
 	}
 	return outcomes
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 )
 
 // Requests that nobody will route: all but the first one of a connection that leaves the
@@ -75,7 +77,7 @@ func (c *checker) noRoutes(h *configHandler) {
 // otherToHTTPApp warns of a route that sends bytes of other protocols to http_app.
 func (c *checker) otherToHTTPApp(h *configHandler) {
 	for i := range h.inner.routes {
-		if route := &h.inner.routes[i]; route.names(OutcomeOther) && route.leadsToHTTPApp() {
+		if route := &h.inner.routes[i]; route.names(opening.Other) && route.leadsToHTTPApp() {
 			c.warn(route, "http_app answers other protocols with 400",
 				"leave 'other' out of 'inspected', or use another handler, such as 'relay', for these protocols")
 		}
@@ -104,14 +106,14 @@ var errHTTP2 = errors.New("this server offers HTTP/2 on TLS, which no route of i
 
 // refuseHTTP2 refuses an inspect that gets HTTP/2 and has no route for it.
 func (c *checker) refuseHTTP2(h *configHandler) {
-	if c.alpn && h.route.takesHTTP2() && all(h.Routes, func(r configRoute) bool { return !r.names(OutcomeHTTP2) }) {
+	if c.alpn && h.route.takesHTTP2() && all(h.Routes, func(r configRoute) bool { return !r.names(opening.HTTP2) }) {
 		c.refuse(h.route, "%w", errHTTP2)
 	}
 }
 
 // takesHTTP2 reports whether the route gets HTTP/2, if its server or wrapper does.
 func (r *configRoute) takesHTTP2() bool {
-	if r.list.isIn("inspect") && !r.names(OutcomeHTTP2) {
+	if r.list.isIn("inspect") && !r.names(opening.HTTP2) {
 		return false
 	}
 	return r.list.in == nil || r.list.in.route.takesHTTP2()
@@ -120,7 +122,7 @@ func (r *configRoute) takesHTTP2() bool {
 // unroutedHTTP2 warns of routes for HTTP/2 in a wrapper.
 func (c *checker) unroutedHTTP2(h *configHandler) {
 	for i := range h.inner.routes {
-		if route := &h.inner.routes[i]; c.http2 && route.names(OutcomeHTTP2) && !endsHarmless(route.Handle) {
+		if route := &h.inner.routes[i]; c.http2 && route.names(opening.HTTP2) && !endsHarmless(route.Handle) {
 			c.warn(route, "a connection of HTTP/2 carries many requests, of which none is routed",
 				"set 'protocols h1' for the server, and leave 'http2' out of the matchers")
 		}

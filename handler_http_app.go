@@ -20,6 +20,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -227,7 +228,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	case in != nil && in.server != nil:
 		in.server.resume(in, pending)
 		return nil
-	case in != nil && in.outcome == OutcomeOther:
+	case in != nil && in.Outcome() == opening.Other:
 		// The server's parser takes more for a request than inspect does.
 		answer(conn, http.StatusBadRequest, false)
 		return nil
@@ -363,9 +364,9 @@ func (h *HTTPApp) hand(in *inspection, conn, base net.Conn, pending []byte, reus
 	if reuse == reusePin {
 		return newReplayConn(conn, pending, func() { closed(nil) })
 	}
-	headLen := in.head.Len
+	headLen := in.Head.Len
 	if reuse == reuseClose {
-		head := in.head.WithClose(in.data)
+		head := in.Head.WithClose(in.Data())
 		pending = append(head, pending[headLen:]...)
 		headLen = len(head)
 	}
@@ -381,7 +382,7 @@ func (h *HTTPApp) reuse(in *inspection, conn, base net.Conn) reuse {
 	case !in.routed():
 		h.unrouted.log(h.logger, h.Reuse)
 		return reusePin
-	case in.outcome != OutcomeHTTP, in.head.Options().LineOnly:
+	case in.Outcome() != opening.HTTP, in.Head.Options().LineOnly:
 		return reusePin
 	case reuse == reuseReinspect && !throttles(conn, base):
 		// The next request is read from base, and a wrapper may hold a part of it.
@@ -436,7 +437,7 @@ func refuse(conn net.Conn, in *inspection, pending []byte, status int) {
 	switch {
 	case pending[0] == tlsHandshakeRecord:
 		tlsAlert(conn, tlsInternalError)
-	case in == nil || in.outcome == OutcomeHTTP:
+	case in == nil || in.Outcome() == opening.HTTP:
 		answer(conn, status, bytes.HasPrefix(pending, []byte("HEAD ")))
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -75,7 +76,7 @@ type Inspect struct {
 	// The routes, of which the first that matches gets the stream.
 	Routes []*Route `json:"routes,omitempty"`
 
-	bounds  bounds
+	limits  opening.Limits
 	head    httphead.Options
 	pending pendingLimits
 	refused limitedLog
@@ -136,20 +137,20 @@ func (h *Inspect) provisionLimits() error {
 	}
 	h.head.Lenient = h.Lenient
 
-	h.bounds = bounds{bytes: defaultMaxBytes, packets: h.MaxPackets, timeout: defaultTimeout, silentTimeout: defaultSilentTimeout}
+	h.limits = opening.Limits{Bytes: defaultMaxBytes, Packets: h.MaxPackets, Timeout: defaultTimeout, SilentTimeout: defaultSilentTimeout}
 	if h.MaxBytes != nil {
-		if h.bounds.bytes = *h.MaxBytes; h.bounds.bytes <= 0 || h.bounds.bytes > maxMaxBytes {
+		if h.limits.Bytes = *h.MaxBytes; h.limits.Bytes <= 0 || h.limits.Bytes > maxMaxBytes {
 			return fmt.Errorf("max_bytes: %d is not between 1 and %d bytes", *h.MaxBytes, maxMaxBytes)
 		}
 	}
 	if h.Timeout != nil {
-		if h.bounds.timeout = time.Duration(*h.Timeout); h.bounds.timeout <= 0 {
-			return fmt.Errorf("timeout: %s is not more than 0", h.bounds.timeout)
+		if h.limits.Timeout = time.Duration(*h.Timeout); h.limits.Timeout <= 0 {
+			return fmt.Errorf("timeout: %s is not more than 0", h.limits.Timeout)
 		}
 	}
 	if h.SilentTimeout != nil {
-		if h.bounds.silentTimeout = time.Duration(*h.SilentTimeout); h.bounds.silentTimeout <= 0 {
-			return fmt.Errorf("silent_timeout: %s is not more than 0", h.bounds.silentTimeout)
+		if h.limits.SilentTimeout = time.Duration(*h.SilentTimeout); h.limits.SilentTimeout <= 0 {
+			return fmt.Errorf("silent_timeout: %s is not more than 0", h.limits.SilentTimeout)
 		}
 	}
 	for _, option := range []struct {
@@ -197,12 +198,12 @@ func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 	if outer == nil && shed(cx, first, h.logger) {
 		return nil, descriptors.ErrScarce
 	}
-	if err := finishHandshake(conn, h.bounds.silentTimeout); err != nil {
+	if err := finishHandshake(conn, h.limits.SilentTimeout); err != nil {
 		return nil, err
 	}
 	in := newInspection(h, cx, conn, data)
-	in.outer, in.first = outer, first
-	if err := in.begin(); err != nil {
+	in.outer = outer
+	if err := in.complete(&first); err != nil {
 		return nil, err
 	}
 	h.decide(in)
@@ -248,7 +249,7 @@ type notFound struct{ next layer4.Handler }
 // Handle implements layer4.Handler.
 func (h notFound) Handle(cx *layer4.Connection) error {
 	in := inspectionOf(cx)
-	if in == nil || in.outcome != OutcomeHTTP {
+	if in == nil || in.Outcome() != opening.HTTP {
 		return h.next.Handle(cx)
 	}
 	_, conn := drain(cx)
@@ -268,7 +269,7 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	}
 	switch {
 	case in.failure != nil:
-		if in.outcome == OutcomeHTTP {
+		if in.Outcome() == opening.HTTP {
 			in.answer(http.StatusBadRequest)
 		}
 		return nil
@@ -277,7 +278,7 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	case in.isConnect():
 		in.answer(http.StatusNotImplemented)
 		return nil
-	case in.outcome.passes():
+	case in.Outcome().Passes():
 		return next.Handle(in.stream())
 	default:
 		in.refuse()
@@ -302,7 +303,7 @@ func (h *Inspect) choose(in *inspection) (int, error) {
 		switch {
 		case errors.Is(err, layer4.ErrConsumedAllPrefetchedBytes):
 			// The same route again: with more bytes, or knowing that none will come.
-			if _, err := in.more(); err != nil {
+			if err := in.more(); err != nil {
 				return -1, err
 			}
 		case err != nil:
@@ -325,14 +326,14 @@ func (in *inspection) isConnect() bool {
 // outcome calls for.
 func (in *inspection) refuse() {
 	switch {
-	case in.outcome == OutcomeHTTP2:
+	case in.Outcome() == opening.HTTP2:
 		goAway(in.conn)
-	case !in.partialHTTP():
-	case in.outcome == OutcomeMalformed:
+	case !in.PartialHTTP():
+	case in.Outcome() == opening.Malformed:
 		in.answer(http.StatusBadRequest)
-	case in.outcome == OutcomeTooLarge:
+	case in.Outcome() == opening.TooLarge:
 		in.answer(http.StatusRequestHeaderFieldsTooLarge)
-	case in.outcome == OutcomeTimeout:
+	case in.Outcome() == opening.Timeout:
 		in.answer(http.StatusRequestTimeout)
 	}
 }
@@ -367,12 +368,12 @@ func (h *Inspect) logDecision(in *inspection) {
 	fields := []zap.Field{
 		zap.Stringer("remote", in.conn.RemoteAddr()),
 		zap.Stringer("local", in.conn.LocalAddr()),
-		zap.Stringer("outcome", in.outcome),
-		zap.Int("read", len(in.data)),
+		zap.Stringer("outcome", in.Outcome()),
+		zap.Int("read", len(in.Data())),
 		zap.Duration("duration", time.Since(in.started)),
 		zap.String("route", h.routeName(in.route)),
 	}
-	if reason := in.head.Err(); reason != nil {
+	if reason := in.Head.Err(); reason != nil {
 		fields = append(fields, zap.NamedError("reason", reason))
 	}
 	if in.failure != nil {

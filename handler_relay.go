@@ -20,6 +20,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 	"github.com/streamprox/caddy-streamprox/internal/upstream"
@@ -402,7 +403,7 @@ func (h *Relay) reuse(in *inspection) reuse {
 	case !in.routed():
 		h.unrouted.log(h.logger, h.Reuse)
 		return reusePin
-	case in.outcome != OutcomeHTTP, in.head.Options().LineOnly:
+	case in.Outcome() != opening.HTTP, in.Head.Options().LineOnly:
 		return reusePin
 	default:
 		return reuseClose
@@ -411,10 +412,10 @@ func (h *Relay) reuse(in *inspection) reuse {
 
 // forwarded returns the head of the request as the upstream gets it.
 func (h *Relay) forwarded(in *inspection) (httphead.Forwarded, error) {
-	if in.isConnect() && (in.head.ContentLength > 0 || in.head.Chunked) {
+	if in.isConnect() && (in.Head.ContentLength > 0 || in.Head.Chunked) {
 		return httphead.Forwarded{}, errConnectContent
 	}
-	return h.forward.Request(&in.head, in.data)
+	return h.forward.Request(&in.Head, in.Data())
 }
 
 // errConnectContent is why a request is refused: recipients disagree about where the
@@ -477,8 +478,8 @@ func (h *Relay) exchange(in *inspection, request httphead.Forwarded, stream *rel
 		Upstream:              stream.Upstream,
 		Request:               request,
 		Method:                in.method(),
-		Old:                   in.head.Minor == 0,
-		Pending:               stream.ToUpstream.Pending[in.head.Len:],
+		Old:                   in.Head.Minor == 0,
+		Pending:               stream.ToUpstream.Pending[in.Head.Len:],
 		Refuse:                func(client net.Conn, status int) { answer(client, status, head) },
 		ResponseHeaderTimeout: h.responseTimeout,
 		IdleTimeout:           stream.IdleTimeout,
@@ -490,7 +491,7 @@ func (h *Relay) exchange(in *inspection, request httphead.Forwarded, stream *rel
 		Answered:              answered,
 		Done:                  stream.Done,
 	}
-	in.head.ResetBody(&x.Body)
+	in.Head.ResetBody(&x.Body)
 	return x.Run()
 }
 

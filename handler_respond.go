@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 )
 
 // maxRespondBody bounds the content of http_respond, in bytes: it is written within
@@ -93,8 +94,8 @@ func (h *HTTPRespond) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		h.closing.refusal(h.logger, "closing a stream on which inspect has read no request for http_respond to answer")
 		return nil
 	}
-	if in.outcome != OutcomeHTTP {
-		h.logger.Debug("closing a stream that is no request", zap.Stringer("remote", cx.RemoteAddr()), zap.Stringer("outcome", in.outcome))
+	if in.Outcome() != opening.HTTP {
+		h.logger.Debug("closing a stream that is no request", zap.Stringer("remote", cx.RemoteAddr()), zap.Stringer("outcome", in.Outcome()))
 		return nil
 	}
 	r, err := h.response(cx.Replacer())

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 )
 
 // RewriteHead edits the head of the HTTP request that inspect has read, before it is
@@ -201,7 +202,7 @@ func (h *RewriteHead) empty() bool {
 // that it cannot edit, which caddy-l4 then closes.
 func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	in := inspectionOf(cx)
-	if in == nil || in.outcome != OutcomeHTTP || in.head.Options().LineOnly {
+	if in == nil || in.Outcome() != opening.HTTP || in.Head.Options().LineOnly {
 		h.closing.refusal(h.logger, "closing a stream on which inspect has read no request head for rewrite_head to edit")
 		return nil
 	}
@@ -211,7 +212,7 @@ func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	if err == nil {
 		// Matchers since inspect may have read on: pending is what it saw and more.
 		var edited *inspection
-		if edited, err = in.rewritten(cx, conn, append(head, pending[in.head.Len:]...)); err == nil {
+		if edited, err = in.rewritten(cx, conn, append(head, pending[in.Head.Len:]...)); err == nil {
 			return next.Handle(edited.stream())
 		}
 	}
@@ -228,18 +229,17 @@ func (in *inspection) rewritten(cx *layer4.Connection, conn net.Conn, data []byt
 	edited := new(inspection)
 	*edited = *in
 	edited.parent, edited.conn = cx, conn
-	edited.data, edited.added = data, in.added+len(data)-len(in.data)
+	edited.added = in.added + len(data) - len(in.Data())
 	edited.forked, edited.http = nil, httpRequest{}
-	edited.head = httphead.Reader{Fields: edited.fields[:0]}
-	edited.head.Reset(in.head.Options())
-	switch edited.head.Read(data) {
-	case httphead.HTTP:
+	edited.Begin(opening.Limits{Bytes: len(data)}, in.Head.Options(), in.started)
+	edited.First(data, in.started)
+	if edited.Outcome() == opening.HTTP {
 		return edited, nil
-	case httphead.Malformed, httphead.TooLarge:
-		return nil, edited.head.Err()
-	default:
-		return nil, errors.New("no request head")
 	}
+	if err := edited.Head.Err(); err != nil {
+		return nil, err
+	}
+	return nil, errors.New("no request head")
 }
 
 // headLine is a line of a head. A line of a field has its name.
@@ -256,16 +256,16 @@ type headLines []headLine
 func (h *RewriteHead) edit(cx *layer4.Connection, in *inspection) ([]byte, error) {
 	// Servers rely on what is written here because the client cannot set it. It must not
 	// be able to have the next recipient remove it either.
-	if name := in.head.Nominated(in.data, h.written); name != "" {
+	if name := in.Head.Nominated(in.Data(), h.written); name != "" {
 		return nil, fmt.Errorf("the client's Connection field names %s", name)
 	}
 	values := valueReplacer{repl: cx.Replacer()}
-	line := in.head.Line(-1).Of(in.data)
+	line := in.Head.Line(-1).Of(in.Data())
 	var lines headLines
-	end := in.head.Line(-1).End
-	for i, f := range in.head.Fields {
-		span := in.head.Line(i)
-		lines = append(lines, headLine{f.Name.Of(in.data), span.Of(in.data)})
+	end := in.Head.Line(-1).End
+	for i, f := range in.Head.Fields {
+		span := in.Head.Line(i)
+		lines = append(lines, headLine{f.Name.Of(in.Data()), span.Of(in.Data())})
 		end = span.End
 	}
 
@@ -298,13 +298,13 @@ func (h *RewriteHead) edit(cx *layer4.Connection, in *inspection) ([]byte, error
 	for _, l := range lines {
 		head = append(head, l.text...)
 	}
-	return append(head, in.data[end:in.head.Len]...), nil
+	return append(head, in.Data()[end:in.Head.Len]...), nil
 }
 
 // editedLine returns the request line with another host in the target, if that has one,
 // and without the prefix of its path.
 func editedLine(in *inspection, host, prefix string) []byte {
-	head, data := &in.head, in.data
+	head, data := &in.Head, in.Data()
 	line := head.Line(-1).Of(data)
 	edited := make([]byte, 0, len(line)+len(host)+1)
 	from := uint32(0)
@@ -371,8 +371,8 @@ func (h *RewriteHead) forward(lines headLines, cx *layer4.Connection, in *inspec
 
 	var chain []string
 	if trusted {
-		for f := range in.head.Named(in.data, forwardedFor) {
-			if value := fieldValue(in.data, f); value != "" {
+		for f := range in.Head.Named(in.Data(), forwardedFor) {
+			if value := fieldValue(in.Data(), f); value != "" {
 				chain = append(chain, value)
 			}
 		}
@@ -387,7 +387,7 @@ func (h *RewriteHead) forward(lines headLines, cx *layer4.Connection, in *inspec
 	if hasPeer {
 		lines = lines.add(forwardedFor, strings.Join(append(chain, peer.String()), ", "))
 	}
-	if host := in.head.Host.Of(in.data); len(host) > 0 && !lines.has(forwardedHost) {
+	if host := in.Head.Host.Of(in.Data()); len(host) > 0 && !lines.has(forwardedHost) {
 		lines = lines.add(forwardedHost, string(host))
 	}
 	if !lines.has(forwardedProto) {

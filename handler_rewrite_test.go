@@ -483,12 +483,12 @@ func TestRewriteHeadSharesNoMemory(t *testing.T) {
 	if received == nil || edited == nil || received == edited {
 		t.Fatalf("got inspections %p and %p, want two", received, edited)
 	}
-	clear(received.data[:cap(received.data)])
-	clear(received.fields[:])
-	if got, want := string(edited.data), strings.Replace(request, "one", "two", 1); got != want {
+	clear(received.Data()[:cap(received.Data())])
+	clear(received.Head.Fields)
+	if got, want := string(edited.Data()), strings.Replace(request, "one", "two", 1); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got := fieldValues(edited.data, &edited.head, "x", ","); got != "y" {
+	if got := fieldValues(edited.Data(), &edited.Head, "x", ","); got != "y" {
 		t.Errorf("got field %q, want y", got)
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/streamprox/caddy-streamprox/internal/headmatch"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 )
 
 // MatchHTTPRequest matches a connection by the HTTP request at its beginning, with
@@ -258,7 +259,7 @@ type prefetchedHead struct {
 	known  int    // how many bytes the reader has seen …
 	hash   uint64 // … and a hash of them, to notice that others have taken their place
 	head   httphead.Reader
-	fields [usualFields]httphead.Field // what head.Fields begins in
+	fields [opening.UsualFields]httphead.Field // what head.Fields begins in
 	http   httpRequest
 }
 
@@ -348,10 +349,10 @@ func (m *MatchInspected) MarshalJSON() ([]byte, error) {
 // Provision parses the outcomes.
 func (m *MatchInspected) Provision(caddy.Context) error {
 	if len(m.Outcomes) == 0 {
-		return fmt.Errorf("inspected needs at least one outcome: use %s", strings.Join(outcomeNames[:], ", "))
+		return fmt.Errorf("inspected needs at least one outcome: use %s", strings.Join(opening.Names(), ", "))
 	}
 	for _, name := range m.Outcomes {
-		o, err := parseOutcome(name)
+		o, err := opening.ParseOutcome(name)
 		if err != nil {
 			return err
 		}
@@ -363,10 +364,10 @@ func (m *MatchInspected) Provision(caddy.Context) error {
 // Match implements layer4.ConnMatcher.
 func (m *MatchInspected) Match(cx *layer4.Connection) (bool, error) {
 	in := inspectionOf(cx)
-	return in != nil && m.has(in.outcome), nil
+	return in != nil && m.has(in.Outcome()), nil
 }
 
-func (m *MatchInspected) has(o Outcome) bool { return m.mask&(1<<o) != 0 }
+func (m *MatchInspected) has(o opening.Outcome) bool { return m.mask&(1<<o) != 0 }
 
 // Interface guards
 var (

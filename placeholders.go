@@ -5,11 +5,11 @@ import (
 	"net"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 )
 
 // The placeholders of an inspected connection. Those of the request have the prefix
@@ -26,22 +26,22 @@ func (in *inspection) placeholder(key string) (value any, known bool) {
 	if name, ok := strings.CutPrefix(key, inspectReplPrefix); ok {
 		return in.ownPlaceholder(name)
 	}
-	if in.outcome != OutcomeHTTP || !strings.HasPrefix(key, httpReplPrefix) {
+	if in.Outcome() != opening.HTTP || !strings.HasPrefix(key, httpReplPrefix) {
 		return nil, false
 	}
 	if name, ok := strings.CutPrefix(key, headerReplPrefix); ok {
-		return fieldValues(in.data, &in.head, name, ","), true
+		return fieldValues(in.Data(), &in.Head, name, ","), true
 	}
 	switch key[len(httpReplPrefix):] {
 	case "method":
 		return in.method(), true
 	case "host":
-		return string(in.head.Host.Of(in.data)), true
+		return string(in.Head.Host.Of(in.Data())), true
 	case "hostname":
-		name, _ := splitHost(string(in.head.Host.Of(in.data)))
+		name, _ := splitHost(string(in.Head.Host.Of(in.Data())))
 		return name, true
 	case "port":
-		if _, port := splitHost(string(in.head.Host.Of(in.data))); port != "" {
+		if _, port := splitHost(string(in.Head.Host.Of(in.Data()))); port != "" {
 			return port, true
 		}
 		if tlsTerminated(in.parent, in.conn) {
@@ -49,17 +49,17 @@ func (in *inspection) placeholder(key string) (value any, known bool) {
 		}
 		return "80", true
 	case "path":
-		path := string(in.head.Path.Of(in.data))
+		path := string(in.Head.Path.Of(in.Data()))
 		if decoded, err := url.PathUnescape(path); err == nil {
 			path = decoded
 		}
 		return path, true
 	case "query":
-		return string(in.head.Query.Of(in.data)), true
+		return string(in.Head.Query.Of(in.Data())), true
 	case "uri":
-		return string(in.head.Target.Of(in.data)), true
+		return string(in.Head.Target.Of(in.Data())), true
 	case "version":
-		if in.head.Minor == 0 {
+		if in.Head.Minor == 0 {
 			return "HTTP/1.0", true
 		}
 		return "HTTP/1.1", true
@@ -84,18 +84,15 @@ func splitHost(host string) (name, port string) {
 func (in *inspection) ownPlaceholder(name string) (value any, known bool) {
 	switch name {
 	case "outcome":
-		return in.outcome.String(), true
+		return in.Outcome().String(), true
 	case "bytes":
-		return len(in.data) - in.added, true
+		return len(in.Data()) - in.added, true
 	case "duration":
 		return in.took, true
 	default:
 		return nil, false
 	}
 }
-
-// stop notes how long the inspection has taken.
-func (in *inspection) stop() { in.took = time.Since(in.started) }
 
 // fieldValues returns the values of all the fields of that name. Letter case does not
 // matter.

@@ -12,6 +12,7 @@ import (
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/upstream"
 )
 
@@ -43,13 +44,13 @@ func (s *HeaderSelection) Validate() error {
 // Select implements l4proxy.Selector.
 func (s *HeaderSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
 	in := relayedInspection(cx)
-	if in == nil || in.outcome != OutcomeHTTP {
+	if in == nil || in.Outcome() != opening.HTTP {
 		return upstream.SelectByHash("", pool, cx)
 	}
 	if strings.EqualFold(s.Field, "Host") {
-		return upstream.SelectByHash(string(in.head.Host.Of(in.data)), pool, cx)
+		return upstream.SelectByHash(string(in.Head.Host.Of(in.Data())), pool, cx)
 	}
-	return upstream.SelectByHash(fieldValues(in.data, &in.head, s.Field, ","), pool, cx)
+	return upstream.SelectByHash(fieldValues(in.Data(), &in.Head, s.Field, ","), pool, cx)
 }
 
 // CookieSelection chooses the upstream by the value of a cookie, as HeaderSelection does
@@ -78,8 +79,8 @@ func (s *CookieSelection) Validate() error {
 // Select implements l4proxy.Selector.
 func (s *CookieSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
 	var value string
-	if in := relayedInspection(cx); in != nil && in.outcome == OutcomeHTTP {
-		request := http.Request{Header: http.Header{"Cookie": {fieldValues(in.data, &in.head, "Cookie", "; ")}}}
+	if in := relayedInspection(cx); in != nil && in.Outcome() == opening.HTTP {
+		request := http.Request{Header: http.Header{"Cookie": {fieldValues(in.Data(), &in.Head, "Cookie", "; ")}}}
 		if cookie, err := request.Cookie(s.Name); err == nil {
 			value = cookie.Value
 		}
@@ -102,8 +103,8 @@ func (*URIHashSelection) CaddyModule() caddy.ModuleInfo {
 // Select implements l4proxy.Selector.
 func (*URIHashSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
 	var target string
-	if in := relayedInspection(cx); in != nil && in.outcome == OutcomeHTTP {
-		target = string(in.head.Target.Of(in.data))
+	if in := relayedInspection(cx); in != nil && in.Outcome() == opening.HTTP {
+		target = string(in.Head.Target.Of(in.Data()))
 	}
 	return upstream.SelectByHash(target, pool, cx)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -42,18 +43,17 @@ type reinspectConn struct {
 
 	// What Read has to do, of which there is one call at a time. While it waits for the
 	// next request there is no inspection, and on a socket no buffer.
-	in       *inspection           // of the message, until it is delivered
-	inspect  *Inspect              // that of in
-	route    int                   // that of in
-	body     httphead.Body         // follows the message's body
-	complete bool                  // the message has been read; the bytes to deliver are in pending
-	trailer  []byte                // what has been read of its trailer section, unless that came in one piece
-	broken   error                 // why the rest of the message cannot be read
-	rest     []byte                // what was read beyond the message
-	blank    int                   // how many more bytes CR and LF may come before the next head
-	skipped  []byte                // those that came
-	next     *inspection           // of the request after it, once there is a byte of it
-	limit    func(time.Time) error // setHeadDeadline
+	in       *inspection   // of the message, until it is delivered
+	inspect  *Inspect      // that of in
+	route    int           // that of in
+	body     httphead.Body // follows the message's body
+	complete bool          // the message has been read; the bytes to deliver are in pending
+	trailer  []byte        // what has been read of its trailer section, unless that came in one piece
+	broken   error         // why the rest of the message cannot be read
+	rest     []byte        // what was read beyond the message
+	blank    int           // how many more bytes CR and LF may come before the next head
+	skipped  []byte        // those that came
+	next     *inspection   // of the request after it, once there is a byte of it
 
 	mu           sync.Mutex
 	wake         sync.Cond // when the server interrupts or closes
@@ -98,7 +98,6 @@ func newReinspectConn(in *inspection, conn, base net.Conn, data []byte, headLen 
 	c.outermost, c.parent = first.inspect, first.parent
 	c.base, c.first = base, socket.NewReader(base)
 	c.wake.L = &c.mu
-	c.limit = c.setHeadDeadline
 	c.begin(in, data, headLen)
 	return c
 }
@@ -106,12 +105,12 @@ func newReinspectConn(in *inspection, conn, base net.Conn, data []byte, headLen 
 // begin makes in the message to deliver.
 func (c *reinspectConn) begin(in *inspection, data []byte, headLen int) {
 	c.in, c.inspect, c.route, c.next = in, in.inspect, in.route, nil
-	in.head.ResetBody(&c.body)
+	in.Head.ResetBody(&c.body)
 	n, within := c.follow(data[headLen:])
 	end := headLen + n
 	c.pending, c.rest = data[:end:end], data[headLen+within:]
 	c.blank, c.skipped = 0, nil
-	if c.outermost.head.Lenient && string(in.head.Method.Of(in.data)) == http.MethodPost {
+	if c.outermost.head.Lenient && string(in.Head.Method.Of(in.Data())) == http.MethodPost {
 		c.blank = maxBlank
 	}
 }
@@ -210,7 +209,7 @@ func (c *reinspectConn) takeTrailer(p []byte) int {
 // unread puts what was read beyond the message back, for a hijacker.
 func (c *reinspectConn) unread() {
 	if c.next != nil {
-		c.rest, c.next = c.next.data, nil
+		c.rest, c.next = c.next.Data(), nil
 	}
 	if len(c.trailer)+len(c.skipped)+len(c.rest) > 0 {
 		c.pending = slices.Concat(c.pending, c.trailer, c.skipped, c.rest)
@@ -246,14 +245,14 @@ func (c *reinspectConn) advance() error {
 	}
 	next := c.next
 	next.inspect.decide(next)
-	if next.inspect != c.inspect || next.outcome != OutcomeHTTP || next.route < 0 || next.route != c.route {
+	if next.inspect != c.inspect || next.Outcome() != opening.HTTP || next.route < 0 || next.route != c.route {
 		return c.leave(next)
 	}
 	switch route := c.inspect.Routes[next.route]; {
 	case !route.inPlace:
 		return c.leave(next)
 	case len(route.handlers) == 1:
-		c.begin(next, next.data, next.head.Len)
+		c.begin(next, next.Data(), next.Head.Len)
 	default:
 		// The handlers before http_app run for this request too.
 		next.server = c
@@ -278,7 +277,7 @@ func (c *reinspectConn) retire() {
 		return
 	}
 	if !shared {
-		socket.GiveBack(in.data)
+		socket.GiveBack(in.Data())
 	}
 	*in = inspection{}
 	inspections.Put(in)
@@ -289,7 +288,7 @@ var inspections = sync.Pool{New: func() any { return new(inspection) }}
 
 // resume delivers the request in, which the handlers of the route have brought back.
 func (c *reinspectConn) resume(in *inspection, data []byte) {
-	c.begin(in, data, in.head.Len)
+	c.begin(in, data, in.Head.Len)
 }
 
 // readNext reads until it is certain what follows the message. An error is one of the
@@ -301,30 +300,43 @@ func (c *reinspectConn) readNext() error {
 			return err
 		}
 	}
-	for next := c.next; !next.certain(); {
-		err := next.read()
-		switch {
-		case err == nil:
-		case errors.Is(err, io.EOF):
-			next.end(OutcomeEOF)
-		case errors.Is(err, os.ErrDeadlineExceeded) && !c.isInterrupted():
-			next.end(OutcomeTimeout)
-		default:
-			return err
-		}
-	}
-	return nil
+	return receive(&c.next.Opening, (*nextHead)(c), nil)
 }
+
+// nextHead is the connection beneath, as the next head arrives on it.
+type nextHead reinspectConn
+
+// Read implements incoming.
+func (c *nextHead) Read(p []byte) (int, error) {
+	n, err := c.base.Read(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) && (*reinspectConn)(c).isInterrupted() {
+		return n, errInterrupted{}
+	}
+	return n, err
+}
+
+// SetReadDeadline implements incoming.
+func (c *nextHead) SetReadDeadline(t time.Time) error {
+	return (*reinspectConn)(c).setHeadDeadline(t)
+}
+
+// errInterrupted says that the server has interrupted its read. To the server that is a
+// timeout, and to an opening it is none.
+type errInterrupted struct{}
+
+func (errInterrupted) Error() string   { return "interrupted" }
+func (errInterrupted) Timeout() bool   { return true }
+func (errInterrupted) Temporary() bool { return true }
 
 // readFirst waits for the first bytes of the next request and begins to inspect it.
 func (c *reinspectConn) readFirst() error {
 	waits := false
 	for c.skipBlank(); len(c.rest) == 0; c.skipBlank() {
 		waits = true
-		if err := c.limit(time.Time{}); err != nil {
+		if err := c.setHeadDeadline(time.Time{}); err != nil {
 			return err
 		}
-		first, err := c.first.ReadFirst(c.outermost.bounds.bytes)
+		first, err := c.first.ReadFirst(c.outermost.limits.Bytes)
 		if len(first) == 0 {
 			return noProgress(err)
 		}
@@ -332,10 +344,10 @@ func (c *reinspectConn) readFirst() error {
 	}
 	c.next = inspections.Get().(*inspection)
 	c.next.init(c.outermost, c.parent, c.base, c.rest, true)
-	c.next.limit = c.limit
+	c.next.source = (*nextHead)(c)
 	c.rest = nil
 	if waits && c.first.ChangesDeadline() {
-		return c.limit(c.next.deadline)
+		return c.setHeadDeadline(c.next.Deadline())
 	}
 	return nil
 }
@@ -364,7 +376,7 @@ func (c *reinspectConn) leave(next *inspection) error {
 		return net.ErrClosed
 	}
 	c.detached.Store(true)
-	next.limit = nil
+	next.source = next.conn
 	return io.EOF
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 )
 
 // Route is a route of inspect. It has the JSON of a layer4 route, but is evaluated
@@ -137,14 +139,14 @@ func (m *namedMatcher) match(in *inspection) (bool, error) {
 	return m.request.match(request, in.stream, in.isConnect())
 }
 
-func (s *matcherSet) names(o Outcome) bool { return s.inspected != nil && s.inspected.has(o) }
+func (s *matcherSet) names(o opening.Outcome) bool { return s.inspected != nil && s.inspected.has(o) }
 
 // match reports whether the route takes the inspected connection. An error is
 // layer4.ErrConsumedAllPrefetchedBytes if that depends on bytes still to come, or a
 // *matchError.
 func (r *Route) match(in *inspection) (bool, error) {
 	if len(r.sets) == 0 {
-		return in.outcome.open() && !in.isConnect(), nil
+		return in.Outcome().ByDefault() && !in.isConnect(), nil
 	}
 	var needsMore error
 	for i := range r.sets {
@@ -162,10 +164,10 @@ func (r *Route) match(in *inspection) (bool, error) {
 }
 
 func (s *matcherSet) match(in *inspection) (bool, error) {
-	named := s.names(in.outcome)
+	named := s.names(in.Outcome())
 	switch {
 	case s.inspected != nil && !named,
-		!named && !in.outcome.open() && in.outcome != OutcomeOther,
+		!named && !in.Outcome().ByDefault() && in.Outcome() != opening.Other,
 		in.isConnect() && !s.request:
 		return false, nil
 	}
@@ -176,7 +178,7 @@ func (s *matcherSet) match(in *inspection) (bool, error) {
 		case errors.Is(err, layer4.ErrMatchingBufferFull):
 			return false, nil // it cannot have what it needs: it does not match
 		case errors.Is(err, layer4.ErrConsumedAllPrefetchedBytes):
-			if in.exhausted || in.outcome.final() {
+			if !in.More() {
 				return false, nil
 			}
 			return false, err
@@ -186,7 +188,7 @@ func (s *matcherSet) match(in *inspection) (bool, error) {
 			return false, nil
 		}
 	}
-	return named || in.outcome.open() || s.reads(in), nil
+	return named || in.Outcome().ByDefault() || s.reads(in), nil
 }
 
 // reads reports whether one of the matchers, all of which match, has read the bytes to
