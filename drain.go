@@ -10,7 +10,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/relay"
-	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // streams holds all the streams of the process: they outlive the configuration that
@@ -55,19 +54,4 @@ func gracePeriod(ctx caddy.Context) time.Duration {
 		return time.Duration(app.GracePeriod)
 	}
 	return defaultGracePeriod
-}
-
-// hold lets shutdown wait for the request until settle.
-func (in *inspection) hold() {
-	in.release = streams.Hold(func() {
-		socket.Reset(in.conn)
-	})
-}
-
-// settle ends what hold began, if it did: somebody else counts the request, or it is
-// over.
-func (in *inspection) settle() {
-	if in != nil && in.release != nil {
-		in.release()
-	}
 }

@@ -225,8 +225,8 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	in := inspectionOf(cx)
 	pending, conn := drain(cx)
 	switch {
-	case in != nil && in.server != nil:
-		in.server.resume(in, pending)
+	case in != nil && in.turn.server != nil:
+		in.turn.server.resume(in, pending)
 		return nil
 	case in != nil && in.Outcome() == opening.Other:
 		// The server's parser takes more for a request than inspect does.
@@ -270,18 +270,18 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	setTLSState(cx)
 	base := conn
 	if in != nil {
-		base = in.outermost().conn
+		base = in.turn.conn
 	}
 	conn, detached := socket.Detach(conn)
 	if detached {
 		base = conn
 	}
 	closed := make(chan struct{})
-	ended := carryOn // which keeps nothing of this call while the connection is idle
+	ended := serveNext // which keeps nothing of this call while the connection is idle
 	if !detached {
 		ended = func(successor *inspection) {
 			if successor != nil {
-				in.origin.successor = successor
+				in.turn.successor = successor
 			}
 			close(closed)
 		}
@@ -328,7 +328,7 @@ func (h *HTTPApp) logMissing(targets *httpListeners, isTLS bool, remote net.Addr
 func (h *HTTPApp) fallThrough(cx *layer4.Connection, in *inspection, conn net.Conn, pending []byte, next layer4.Handler) error {
 	base := conn
 	if in != nil {
-		base = in.outermost().conn
+		base = in.turn.conn
 	}
 	reuse := h.reuse(in, conn, base)
 	if reuse == reusePin {
@@ -336,7 +336,7 @@ func (h *HTTPApp) fallThrough(cx *layer4.Connection, in *inspection, conn net.Co
 		setTLSState(stream)
 		return next.Handle(stream)
 	}
-	if in.later {
+	if in.turn.later {
 		return nil
 	}
 	if !in.inspect.Routes[in.route].inPlace {
@@ -345,15 +345,16 @@ func (h *HTTPApp) fallThrough(cx *layer4.Connection, in *inspection, conn net.Co
 	}
 	stream := fork(cx, conn, nil)
 	setTLSState(stream)
-	stream.Conn = h.hand(in, conn, base, pending, reuse, carryOn)
+	stream.Conn = h.hand(in, conn, base, pending, reuse, serveNext)
 	return next.Handle(stream)
 }
 
-// carryOn lets the request that follows on a detached connection go where it belongs.
-func carryOn(successor *inspection) {
+// serveNext starts the goroutine for the request that follows, unless it is nil, on a
+// connection that nobody else has.
+func serveNext(successor *inspection) {
 	if successor != nil {
-		successor.hold()
-		go successor.inspect.carryOn(successor)
+		successor.turn.hold()
+		go successor.serve(successor.conn)
 	}
 }
 

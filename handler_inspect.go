@@ -201,40 +201,32 @@ func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 	if err := finishHandshake(conn, h.limits.SilentTimeout); err != nil {
 		return nil, err
 	}
-	in := newInspection(h, cx, conn, data)
-	in.outer = outer
+	in := new(inspection)
+	in.init(continuation{h, cx}, conn, data, false)
+	if outer != nil {
+		in.turn = outer.turn
+	}
 	if err := in.complete(&first); err != nil {
 		return nil, err
 	}
-	h.decide(in)
+	in.decide()
 	return in, nil
 }
 
-// decide chooses the route of the inspected connection.
-func (h *Inspect) decide(in *inspection) {
-	in.route, in.failure = h.choose(in)
-	h.logDecision(in)
-}
-
 // run sends the inspected connection where it belongs, and after it the requests that
-// follow on the connection, as far as they are brought back.
+// follow on the connection, as far as they are left to inspect.
 func (h *Inspect) run(in *inspection, next layer4.Handler) error {
 	for {
 		err := h.dispatch(in, next)
-		switch successor := in.successor; {
-		case successor == nil:
-			if in.later && !in.answered {
-				// The response before it may still be on its way. If somebody has taken the
-				// connection this finds it closed.
-				linger(in.conn)
-			}
+		switch t := in.turn; {
+		case t.inspect != h:
+			return err // the outermost inspect goes on
+		case t.successor == nil:
+			t.end()
 			return err
-		case successor.inspect != h:
-			in.outer.origin.successor = successor
-			return nil
 		default:
 			// The chain around inspect has had its turn.
-			in, next = successor, endOfChain
+			in, next = t.successor, endOfChain
 		}
 	}
 }
@@ -286,15 +278,6 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	}
 }
 
-// carryOn sends a request that came on a connection of the HTTP server, and those after
-// it, where they belong, and closes the connection. It is a goroutine of its own, for
-// where that of caddy-l4 has ended.
-func (h *Inspect) carryOn(in *inspection) {
-	defer in.settle()
-	defer in.conn.Close()
-	_ = h.run(in, endOfChain)
-}
-
 // choose returns the index of the route that takes the inspected connection, or -1. An
 // error is errClientGone or a *matchError.
 func (h *Inspect) choose(in *inspection) (int, error) {
@@ -315,6 +298,14 @@ func (h *Inspect) choose(in *inspection) (int, error) {
 		}
 	}
 	return -1, nil
+}
+
+// chooseByHead chooses the route of an inspection that has no stream, and reports whether
+// that is certain: no matcher would have needed one.
+func (h *Inspect) chooseByHead(in *inspection) bool {
+	var err error
+	in.route, err = h.choose(in)
+	return err == nil
 }
 
 // isConnect reports whether the request is a CONNECT request.
@@ -344,11 +335,11 @@ func (in *inspection) answer(status int) { in.respond(in.conn, statusOnly(status
 // respond answers the request on conn, which is its connection as the handlers before
 // have left it.
 func (in *inspection) respond(conn net.Conn, r response) {
-	if in.release == nil {
-		in.hold()
-		defer in.settle()
+	if in.turn.release == nil {
+		in.turn.hold()
+		defer in.turn.settle()
 	}
-	in.origin.answered = true
+	in.turn.lingered = true
 	r.send(conn, in.method() == http.MethodHead)
 }
 

@@ -329,7 +329,9 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		socket.Reset(conn)
 	})
 	defer release()
-	in.settle()
+	if in != nil {
+		in.turn.settle()
+	}
 
 	var request httphead.Forwarded
 	isRequest := h.reuse(in) == reuseClose
@@ -447,8 +449,8 @@ func failureStatus(reason upstream.Reason) int {
 
 // answerRequest answers the client in the place of an upstream, if it has sent a request.
 func answerRequest(in *inspection, client net.Conn, status int) {
-	if method := in.method(); method != "" {
-		answer(client, status, method == http.MethodHead)
+	if in.method() != "" {
+		in.respond(client, statusOnly(status))
 	}
 }
 

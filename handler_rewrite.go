@@ -206,7 +206,6 @@ func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		h.closing.refusal(h.logger, "closing a stream on which inspect has read no request head for rewrite_head to edit")
 		return nil
 	}
-	method := in.method()
 	head, err := h.edit(cx, in)
 	pending, conn := drain(cx)
 	if err == nil {
@@ -217,7 +216,7 @@ func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		}
 	}
 	h.logger.Debug("request head refused after its edits", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
-	answer(conn, http.StatusBadRequest, method == http.MethodHead)
+	in.respond(conn, statusOnly(http.StatusBadRequest))
 	return nil
 }
 
@@ -226,11 +225,18 @@ func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 // been drained, with those of conn. An error says why inspect would not have accepted
 // the head.
 func (in *inspection) rewritten(cx *layer4.Connection, conn net.Conn, data []byte) (*inspection, error) {
-	edited := new(inspection)
-	*edited = *in
-	edited.parent, edited.conn = cx, conn
-	edited.added = in.added + len(data) - len(in.Data())
-	edited.forked, edited.http = nil, httpRequest{}
+	edited := &inspection{
+		added:   in.added + len(data) - len(in.Data()),
+		inspect: in.inspect,
+		parent:  cx,
+		conn:    conn,
+		source:  conn,
+		started: in.started,
+		took:    in.took,
+		decided: in.decided,
+		route:   in.route,
+		turn:    in.turn,
+	}
 	edited.Begin(opening.Limits{Bytes: len(data)}, in.Head.Options(), in.started)
 	edited.First(data, in.started)
 	if edited.Outcome() == opening.HTTP {

@@ -13,40 +13,29 @@ import (
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
-// inspection is the inspection of one request, or of a connection that begins with none:
-// what it begins with, and where it goes.
+// inspection is what an inspect knows of a request, or of a connection that begins with
+// something else: what its bytes are, and which route takes it.
 type inspection struct {
 	opening.Opening
-	inspect *Inspect // whose routes decide
-	conn    net.Conn // the connection
-	source  incoming // conn, as the bytes arrive on it
-	added   int      // how many bytes of the data are not from the client, but from rewrite_head
+	added int // how many bytes of the data are not from the client, but from rewrite_head
 
+	inspect *Inspect           // whose routes decide
+	parent  *layer4.Connection // the connection that is inspected
+	conn    net.Conn           // what follows the data; nil while they are only looked at
+	source  incoming           // conn, as the rest of the head is read from it
 	started time.Time
-	took    time.Duration // from started until the last packet
+	took    time.Duration // from started to the last packet
 
-	later bool // a request came before on the connection
-
+	decided bool  // route and failure are final
 	route   int   // the index of the route that takes it, -1 if none does
 	failure error // why there is no route: errClientGone or a *matchError
 
-	// server, unless nil, has the connection and waits for this request to come back
-	// to it. successor is the request that follows on the connection, if http_app has
-	// brought it back because it belongs elsewhere. It is that of origin: what a handler
-	// has made of a request has the same origin.
-	server    *reinspectConn
-	origin    *inspection
-	successor *inspection
-
-	release  func() // what hold began; nil: nothing
-	answered bool   // here; of the origin
-
-	outer *inspection // that of the same request by an inspect around this one, or nil
-
-	parent *layer4.Connection // the connection that is inspected
-	forked *layer4.Connection // the one for matchers and handlers, once somebody needs it
+	forked *layer4.Connection // the connection for matchers and handlers, once somebody needs it
 	lent   bool               // somebody has been given one
 	http   httpRequest        // what http_request matchers make of the head
+
+	turn *turn
+	own  turn // turn points here if this is the first inspection of the request
 }
 
 // inspectionVar is the connection variable that holds the *inspection.
@@ -97,6 +86,18 @@ func (in *inspection) stream() *layer4.Connection {
 	return in.forked
 }
 
+// errNeedsStream says that a matcher has not been asked, since that takes a stream.
+var errNeedsStream = errors.New("needs the stream")
+
+// streamToMatch returns the stream for a matcher. The error is errNeedsStream if there is
+// none, since the bytes are only looked at.
+func (in *inspection) streamToMatch() (*layer4.Connection, error) {
+	if in.conn == nil {
+		return nil, errNeedsStream
+	}
+	return in.stream(), nil
+}
+
 // routed reports whether a connection has come here by a route of inspect: then what
 // follows the first request can be routed too.
 func (in *inspection) routed() bool { return in != nil && in.route >= 0 }
@@ -112,37 +113,22 @@ func (in *inspection) method() string {
 // errClientGone is returned when a connection breaks during inspection.
 var errClientGone = errors.New("client went away")
 
-// newInspection returns the inspection of conn, of which data has been received; parent
-// is the connection as layer4 has it.
-func newInspection(h *Inspect, parent *layer4.Connection, conn net.Conn, data []byte) *inspection {
-	in := new(inspection)
-	in.init(h, parent, conn, data, false)
-	return in
-}
-
-// init makes in, which is zero, new.
-func (in *inspection) init(h *Inspect, parent *layer4.Connection, conn net.Conn, data []byte, later bool) {
-	// Not by a literal: that would be made on the stack first, and a goroutine as young
-	// as that in which net/http's server reads while a handler runs has little.
-	in.inspect, in.parent, in.later = h, parent, later
+// init makes in, which is zero, the inspection of what begins with data on conn. later says
+// that a request came before on the connection.
+func (in *inspection) init(c continuation, conn net.Conn, data []byte, later bool) {
+	// Not by literals: they would be made on the stack first, and a goroutine as young as
+	// that in which net/http's server reads while a handler runs has little.
+	in.inspect, in.parent = c.inspect, c.parent
 	in.conn, in.source = conn, conn
-	in.origin = in
+	in.turn = &in.own
+	in.own.continuation, in.own.conn, in.own.later = c, conn, later
 	in.started = time.Now()
-	options := h.head
+	options := c.inspect.head
 	options.Later = later
-	in.Begin(h.limits, options, in.started)
+	in.Begin(c.inspect.limits, options, in.started)
 	if len(data) > 0 {
 		in.First(data, in.started)
 	}
-}
-
-// outermost returns the inspection of the first request by the outermost inspect.
-func (in *inspection) outermost() *inspection {
-	first := in.origin
-	for first.outer != nil {
-		first = first.outer.origin
-	}
-	return first
 }
 
 // complete reads until the outcome is certain. An error is errClientGone.
@@ -166,4 +152,13 @@ func (in *inspection) more() error {
 		in.forked = nil // its bytes are not all any more
 	}
 	return nil
+}
+
+// decide chooses the route, unless that is done.
+func (in *inspection) decide() {
+	if !in.decided {
+		in.route, in.failure = in.inspect.choose(in)
+		in.decided = true
+		in.inspect.logDecision(in)
+	}
 }

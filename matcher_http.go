@@ -103,12 +103,12 @@ func (m *MatchHTTPRequest) Match(cx *layer4.Connection) (bool, error) {
 	if request == nil || err != nil {
 		return false, err
 	}
-	return m.match(request, func() *layer4.Connection { return cx }, false)
+	return m.match(request, func() (*layer4.Connection, error) { return cx, nil }, false)
 }
 
 // match reports whether one of the sets matches; with connect, one of those that name
-// the method CONNECT. cx returns the connection, if it takes an *http.Request to answer.
-func (m *MatchHTTPRequest) match(request *httpRequest, cx func() *layer4.Connection, connect bool) (bool, error) {
+// the method CONNECT. stream returns the connection, if it takes an *http.Request to answer.
+func (m *MatchHTTPRequest) match(request *httpRequest, stream func() (*layer4.Connection, error), connect bool) (bool, error) {
 	for i := range m.sets {
 		set := &m.sets[i]
 		if connect && !set.connect {
@@ -120,7 +120,11 @@ func (m *MatchHTTPRequest) match(request *httpRequest, cx func() *layer4.Connect
 		case answer == headmatch.Yes && set.whole:
 			return true, nil
 		}
-		r, err := request.get(cx())
+		cx, err := stream()
+		if err != nil {
+			return false, err
+		}
+		r, err := request.get(cx)
 		if err != nil {
 			return false, err
 		}

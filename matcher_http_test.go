@@ -248,9 +248,9 @@ func TestHeadMatchersAllocate(t *testing.T) {
 		t.Fatalf("reading %q: got %v, want http", data, got)
 	}
 	request := new(httpRequest)
-	connection := func() *layer4.Connection {
+	connection := func() (*layer4.Connection, error) {
 		t.Error("the connection was asked for")
-		return nil
+		return nil, errNeedsStream
 	}
 	allocations := testing.AllocsPerRun(100, func() {
 		request.head.Reset(data, &head, false) // forgets the path that the last run has made

@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/mholt/caddy-l4/layer4"
-
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
@@ -34,12 +32,11 @@ type reinspectConn struct {
 	single bool              // the server gets one request, and then the end
 	left   func(*inspection) // is told what follows, when the server has been shown the end and has closed
 
-	// How later requests are inspected: by the outermost inspect, on the connection as
-	// that had it, without what handlers have made of it for one request.
-	outermost *Inspect
-	parent    *layer4.Connection
-	base      net.Conn
-	first     socket.Reader
+	// How later requests are inspected: on the connection as the outermost inspect had it,
+	// without what handlers have made of it for one request.
+	continuation continuation
+	base         net.Conn
+	first        socket.Reader
 
 	// What Read has to do, of which there is one call at a time. While it waits for the
 	// next request there is no inspection, and on a socket no buffer.
@@ -94,8 +91,7 @@ func newReinspectConn(in *inspection, conn, base net.Conn, data []byte, headLen 
 		single:     single,
 		left:       closed,
 	}
-	first := in.outermost()
-	c.outermost, c.parent = first.inspect, first.parent
+	c.continuation = in.turn.continuation
 	c.base, c.first = base, socket.NewReader(base)
 	c.wake.L = &c.mu
 	c.begin(in, data, headLen)
@@ -110,7 +106,7 @@ func (c *reinspectConn) begin(in *inspection, data []byte, headLen int) {
 	end := headLen + n
 	c.pending, c.rest = data[:end:end], data[headLen+within:]
 	c.blank, c.skipped = 0, nil
-	if c.outermost.head.Lenient && string(in.Head.Method.Of(in.Data())) == http.MethodPost {
+	if c.continuation.inspect.head.Lenient && string(in.Head.Method.Of(in.Data())) == http.MethodPost {
 		c.blank = maxBlank
 	}
 }
@@ -244,7 +240,7 @@ func (c *reinspectConn) advance() error {
 		return err
 	}
 	next := c.next
-	next.inspect.decide(next)
+	next.decide()
 	if next.inspect != c.inspect || next.Outcome() != opening.HTTP || next.route < 0 || next.route != c.route {
 		return c.leave(next)
 	}
@@ -255,7 +251,7 @@ func (c *reinspectConn) advance() error {
 		c.begin(next, next.Data(), next.Head.Len)
 	default:
 		// The handlers before http_app run for this request too.
-		next.server = c
+		next.turn.server = c
 		_ = route.handle(next.stream(), endOfChain)
 		if c.next != nil {
 			return io.EOF // one of them has answered it
@@ -273,18 +269,10 @@ func (c *reinspectConn) retire() {
 	if !shared {
 		c.rest = nil // or an empty slice keeps the buffer
 	}
-	if in == nil || !in.later || in.lent || in.origin != in {
-		return
+	if in != nil {
+		in.recycle(!shared)
 	}
-	if !shared {
-		socket.GiveBack(in.Data())
-	}
-	*in = inspection{}
-	inspections.Put(in)
 }
-
-// inspections are unused ones, all zero.
-var inspections = sync.Pool{New: func() any { return new(inspection) }}
 
 // resume delivers the request in, which the handlers of the route have brought back.
 func (c *reinspectConn) resume(in *inspection, data []byte) {
@@ -336,14 +324,13 @@ func (c *reinspectConn) readFirst() error {
 		if err := c.setHeadDeadline(time.Time{}); err != nil {
 			return err
 		}
-		first, err := c.first.ReadFirst(c.outermost.limits.Bytes)
+		first, err := c.first.ReadFirst(c.continuation.inspect.limits.Bytes)
 		if len(first) == 0 {
 			return noProgress(err)
 		}
 		c.rest = first
 	}
-	c.next = inspections.Get().(*inspection)
-	c.next.init(c.outermost, c.parent, c.base, c.rest, true)
+	c.next = c.continuation.next(c.base, c.rest)
 	c.next.source = (*nextHead)(c)
 	c.rest = nil
 	if waits && c.first.ChangesDeadline() {
@@ -376,7 +363,6 @@ func (c *reinspectConn) leave(next *inspection) error {
 		return net.ErrClosed
 	}
 	c.detached.Store(true)
-	next.source = next.conn
 	return io.EOF
 }
 

@@ -130,37 +130,41 @@ func newMatcherSet(modules map[string]any) (matcherSet, error) {
 // match reports whether the matcher matches the inspected connection.
 func (m *namedMatcher) match(in *inspection) (bool, error) {
 	if m.request == nil {
-		return m.set.Match(in.stream())
+		stream, err := in.streamToMatch()
+		if err != nil {
+			return false, err
+		}
+		return m.set.Match(stream)
 	}
 	request := in.request()
 	if request == nil {
 		return false, nil
 	}
-	return m.request.match(request, in.stream, in.isConnect())
+	return m.request.match(request, in.streamToMatch, in.isConnect())
 }
 
 func (s *matcherSet) names(o opening.Outcome) bool { return s.inspected != nil && s.inspected.has(o) }
 
 // match reports whether the route takes the inspected connection. An error is
-// layer4.ErrConsumedAllPrefetchedBytes if that depends on bytes still to come, or a
-// *matchError.
+// layer4.ErrConsumedAllPrefetchedBytes if that depends on bytes still to come,
+// errNeedsStream, or a *matchError.
 func (r *Route) match(in *inspection) (bool, error) {
 	if len(r.sets) == 0 {
 		return in.Outcome().ByDefault() && !in.isConnect(), nil
 	}
-	var needsMore error
+	var unsure error
 	for i := range r.sets {
 		matched, err := r.sets[i].match(in)
-		if matched {
+		switch {
+		case matched:
 			return true, nil
-		}
-		if errors.Is(err, layer4.ErrConsumedAllPrefetchedBytes) {
-			needsMore = err
-		} else if err != nil {
+		case errors.Is(err, layer4.ErrConsumedAllPrefetchedBytes), errors.Is(err, errNeedsStream):
+			unsure = err
+		case err != nil:
 			return false, err
 		}
 	}
-	return false, needsMore
+	return false, unsure
 }
 
 func (s *matcherSet) match(in *inspection) (bool, error) {
@@ -181,6 +185,8 @@ func (s *matcherSet) match(in *inspection) (bool, error) {
 			if !in.More() {
 				return false, nil
 			}
+			return false, err
+		case errors.Is(err, errNeedsStream):
 			return false, err
 		case err != nil:
 			return false, &matchError{matcher: m.name, err: err}

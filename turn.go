@@ -1,0 +1,98 @@
+package streamprox
+
+import (
+	"net"
+	"sync"
+
+	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
+)
+
+// continuation is what it takes to inspect the next request of a connection. A connection
+// that waits for one keeps no more, so it is small.
+type continuation struct {
+	inspect *Inspect           // the outermost one: what handlers do is for one request
+	parent  *layer4.Connection // the connection as that inspect was given it
+}
+
+// next returns the inspection of the next request, of which data, not empty, has been
+// received on conn.
+func (c continuation) next(conn net.Conn, data []byte) *inspection {
+	in := inspections.Get().(*inspection)
+	in.init(c, conn, data, true)
+	return in
+}
+
+// look returns the inspection of the next request as far as data, which are only lent,
+// allow. sure says that the head alone has decided the route, in.route. Else in.serve goes
+// on, once in.Own has copied the data.
+func (c continuation) look(data []byte) (in *inspection, sure bool) {
+	in = c.next(nil, data)
+	return in, in.Certain() && c.inspect.chooseByHead(in)
+}
+
+// serve is a goroutine that reads the rest of the head of a later request from conn, if it
+// is not complete, sends the request where it belongs, and those that follow it, and closes
+// conn.
+func (in *inspection) serve(conn net.Conn) {
+	defer conn.Close()
+	defer in.turn.settle()
+	in.conn, in.source, in.turn.conn = conn, conn, conn
+	if in.complete(nil) == nil {
+		in.decide()
+		_ = in.inspect.run(in, endOfChain)
+	}
+}
+
+// inspections are unused ones, all zero.
+var inspections = sync.Pool{New: func() any { return new(inspection) }}
+
+// recycle lets later requests have the memory of the inspection, unless somebody else may
+// have it, and, if bytes says so, that of its bytes.
+func (in *inspection) recycle(bytes bool) {
+	if !in.own.later || in.lent {
+		return
+	}
+	if bytes {
+		socket.GiveBack(in.Data())
+	}
+	*in = inspection{}
+	inspections.Put(in)
+}
+
+// turn is the turn of one request on its connection: what is the same for all inspections
+// of it, whether by inspects one inside the other or of what rewrite_head has made of it.
+// The first inspection holds it, the others point there.
+type turn struct {
+	continuation          // for the request that follows
+	conn         net.Conn // as the outermost inspect has it
+	later        bool     // a request came before
+
+	server    *reinspectConn // has the connection, and waits for this request to come back; or nil
+	successor *inspection    // of the request that follows, if http_app has left that to inspect
+	lingered  bool           // the client has had time to read what it was sent
+	release   func()         // ends what hold began; or nil
+}
+
+// hold lets shutdown wait for the turn until settle.
+func (t *turn) hold() {
+	conn := t.conn
+	t.release = streams.Hold(func() { socket.Reset(conn) })
+}
+
+// settle ends what hold began: somebody else counts the request, or it is over.
+func (t *turn) settle() {
+	if t.release != nil {
+		t.release()
+	}
+}
+
+// end lets the client read the last response, which may still be on its way, before the
+// connection is closed. If somebody has taken that, it finds it closed.
+func (t *turn) end() {
+	if t.later && !t.lingered {
+		t.lingered = true
+		linger(t.conn)
+	}
+}

@@ -1,0 +1,109 @@
+package streamprox
+
+import (
+	"io"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+
+	"github.com/streamprox/caddy-streamprox/internal/opening"
+)
+
+// continuationOf returns that of connections from which an inspect with these routes, in
+// JSON, has had a request.
+func continuationOf(t *testing.T, routes string) continuation {
+	t.Helper()
+	h := loadHandler(t, "inspect", `{"routes":[`+routes+`]}`).(*Inspect)
+	return continuation{h, layer4.WrapConnection(clientConn{}, nil, zap.NewNop())}
+}
+
+const (
+	chatRoute  = `{"match":[{"http_request":[{"path":["/chat/*"]}]}],"handle":[{"handler":"elsewhere","name":"chat"}]},`
+	localRoute = `{"match":[{"remote_ip":{"ranges":["127.0.0.0/8"]},"http_request":[{"path":["/local/*"]}]}],"handle":[{"handler":"elsewhere","name":"local"}]},`
+	lastRoute  = `{"handle":[{"handler":"elsewhere","name":"last"}]}`
+)
+
+// TestLook checks which heads decide their route without a stream, and that a head which
+// does not is kept, and goes on when there is a connection.
+func TestLook(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		routes string
+		in     string // what is there when the connection is looked at
+		rest   string
+		sure   bool
+		want   string // the first line of the answer's content
+	}{
+		{"the first route", chatRoute + lastRoute, "GET /chat/1", "", true, "chat GET /chat/1 HTTP/1.1"},
+		{"the last route", chatRoute + lastRoute, "GET /", "", true, "last GET / HTTP/1.1"},
+		{"no route", chatRoute + chatRoute[:len(chatRoute)-1], "GET /", "", true, ""},
+		{"a route before needs a stream", localRoute + lastRoute, "GET /local/1", "", false, "local GET /local/1 HTTP/1.1"},
+		{"a route before does not, for another path", localRoute + lastRoute, "GET /", "", true, "last GET / HTTP/1.1"},
+		{"a route after would", chatRoute + localRoute + lastRoute, "GET /chat/1", "", true, "chat GET /chat/1 HTTP/1.1"},
+		{"half a head", chatRoute + lastRoute, "GET /chat/1 HT", "TP/1.1\r\nHost: h\r\n\r\n", false, "chat GET /chat/1 HTTP/1.1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := continuationOf(t, test.routes)
+			if test.rest == "" {
+				test.in += " HTTP/1.1\r\nHost: h\r\n\r\n"
+			}
+			buffer := []byte(test.in)
+			in, sure := c.look(buffer[:len(buffer):len(buffer)])
+			if sure != test.sure {
+				t.Errorf("got %v, want %v", sure, test.sure)
+			}
+			looked := in.route
+			in.Own(nil)
+			clear(buffer)
+
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			client, err := net.Dial("tcp", ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			server, err := ln.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				in.serve(server)
+			}()
+			_, _ = io.WriteString(client, test.rest)
+			_ = client.(*net.TCPConn).CloseWrite()
+			answer, _ := io.ReadAll(client)
+			<-done
+			_, got, _ := strings.Cut(string(answer), "\r\n\r\n")
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+			if sure && in.route != looked {
+				t.Errorf("looked at, its route is %d, then %d", looked, in.route)
+			}
+		})
+	}
+}
+
+// TestLookAllocates checks that a route which the head alone decides costs no memory.
+func TestLookAllocates(t *testing.T) {
+	c := continuationOf(t, chatRoute+lastRoute)
+	head := []byte("GET /chat/1 HTTP/1.1\r\nHost: h\r\n\r\n")
+	if got := testing.AllocsPerRun(100, func() {
+		in, sure := c.look(head[:len(head):len(head)])
+		if !sure || in.route != 0 || in.Outcome() != opening.HTTP {
+			t.Fatalf("got %v, route %d (sure %v)", in.Outcome(), in.route, sure)
+		}
+		in.recycle(false)
+	}); got > 0 {
+		t.Errorf("got %v allocations, want none", got)
+	}
+}
