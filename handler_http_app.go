@@ -363,7 +363,7 @@ func serveNext(successor *inspection) {
 // server's.
 func (h *HTTPApp) hand(in *inspection, conn, base net.Conn, pending []byte, reuse reuse, closed func(*inspection)) served {
 	if reuse == reusePin {
-		return newReplayConn(conn, pending, func() { closed(nil) })
+		return newReplayConn(conn, pending, closed)
 	}
 	headLen := in.Head.Len
 	if reuse == reuseClose {

@@ -161,29 +161,25 @@ func tlsState(cx *layer4.Connection) *tls.ConnectionState {
 	return states[len(states)-1]
 }
 
-// replayConn is the connection that the HTTP server gets: it reads pending first,
-// and closed is called, once, when the server has closed it and no call is in progress
-// any more: a hijacker may read and close from several goroutines, and whoever waits for
-// the end goes on with what is beneath.
-type replayConn struct {
+// handedConn is a connection that has been handed to an HTTP server of this process. It tells
+// when the server has taken on the request at its beginning, and when the server has closed
+// it and no call is in progress any more: a hijacker may read and close from several
+// goroutines, and whoever waits for the end goes on with what is beneath.
+type handedConn struct {
 	net.Conn
-	pending []byte
-	closed  func()
-	calls   calls
+	calls calls
 
-	// taken, unless nil, is called once when the server has taken on the request at
-	// the beginning; begun is that it has begun to read it.
+	// ended is called once, at the end, with the request that follows on the connection
+	// beneath if that is not the server's: then it is still open.
+	ended func(successor *inspection)
+
+	// taken, unless nil, is called once when the server has taken on the request.
 	taken atomic.Pointer[func()]
-	begun bool
-}
-
-func newReplayConn(conn net.Conn, pending []byte, closed func()) *replayConn {
-	return &replayConn{Conn: conn, pending: pending, closed: closed}
 }
 
 // handOvers returns how often the connection beneath has been handed to an HTTP server
 // of this process, this time included.
-func (c *replayConn) handOvers() int { return handOvers(c.Conn) + 1 }
+func (c *handedConn) handOvers() int { return handOvers(c.Conn) + 1 }
 
 // handOvers returns how often conn has been handed to an HTTP server of this process.
 func handOvers(conn net.Conn) int {
@@ -245,6 +241,86 @@ func same(a, b net.Conn) bool {
 	return a != nil && reflect.TypeOf(a).Comparable() && reflect.ValueOf(a).Comparable() && a == b
 }
 
+// Write implements net.Conn.
+func (c *handedConn) Write(p []byte) (int, error) {
+	if !c.calls.begin() {
+		return 0, net.ErrClosed
+	}
+	defer c.endCall()
+	c.requestTaken()
+	return c.Conn.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom. net/http's server looks for it: a TCP
+// connection sends files without copying them.
+func (c *handedConn) ReadFrom(r io.Reader) (int64, error) {
+	if !c.calls.begin() {
+		return 0, net.ErrClosed
+	}
+	defer c.endCall()
+	c.requestTaken()
+	if rf, ok := c.Conn.(io.ReaderFrom); ok {
+		return rf.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+}
+
+// CloseWrite shuts the sending side down. net/http's server looks for it: it lets
+// the client read an answer to a request whose body nobody reads.
+func (c *handedConn) CloseWrite() error {
+	if !c.calls.begin() {
+		return net.ErrClosed
+	}
+	defer c.endCall()
+	return socket.CloseWrite(c.Conn)
+}
+
+// Close implements net.Conn.
+func (c *handedConn) Close() error {
+	c.requestTaken()
+	c.calls.close()
+	if !c.calls.begin() {
+		return net.ErrClosed
+	}
+	defer c.endCall()
+	return c.Conn.Close()
+}
+
+// endCall ends a call, and with the last one after Close the connection.
+func (c *handedConn) endCall() {
+	if c.calls.end() {
+		c.ended(nil)
+	}
+}
+
+// WhenTaken implements handover.Conn.
+func (c *handedConn) WhenTaken(taken func()) {
+	if taken == nil {
+		c.taken.Store(nil)
+	} else {
+		c.taken.Store(&taken)
+	}
+}
+
+// requestTaken tells that the server has taken on the request at the beginning.
+func (c *handedConn) requestTaken() {
+	if taken := c.taken.Swap(nil); taken != nil {
+		(*taken)()
+	}
+}
+
+// replayConn is the connection that the HTTP server gets if all that follows is its own: it
+// reads pending first.
+type replayConn struct {
+	handedConn
+	pending []byte
+	begun   bool // the server has begun to read it
+}
+
+func newReplayConn(conn net.Conn, pending []byte, ended func(*inspection)) *replayConn {
+	return &replayConn{handedConn: handedConn{Conn: conn, ended: ended}, pending: pending}
+}
+
 // Read implements net.Conn. When net/http's server has read a request it either
 // drops it, because it is shutting down, or goes on to read: one byte, to notice a
 // client that leaves, or the content. If it goes on because the head is not complete,
@@ -266,74 +342,6 @@ func (c *replayConn) Read(p []byte) (int, error) {
 		c.pending = nil // free the buffer
 	}
 	return n, nil
-}
-
-// Write implements net.Conn.
-func (c *replayConn) Write(p []byte) (int, error) {
-	if !c.calls.begin() {
-		return 0, net.ErrClosed
-	}
-	defer c.endCall()
-	c.requestTaken()
-	return c.Conn.Write(p)
-}
-
-// ReadFrom implements io.ReaderFrom. net/http's server looks for it: a TCP
-// connection sends files without copying them.
-func (c *replayConn) ReadFrom(r io.Reader) (int64, error) {
-	if !c.calls.begin() {
-		return 0, net.ErrClosed
-	}
-	defer c.endCall()
-	c.requestTaken()
-	if rf, ok := c.Conn.(io.ReaderFrom); ok {
-		return rf.ReadFrom(r)
-	}
-	return io.Copy(struct{ io.Writer }{c.Conn}, r)
-}
-
-// CloseWrite shuts the sending side down. net/http's server looks for it: it lets
-// the client read an answer to a request whose body nobody reads.
-func (c *replayConn) CloseWrite() error {
-	if !c.calls.begin() {
-		return net.ErrClosed
-	}
-	defer c.endCall()
-	return socket.CloseWrite(c.Conn)
-}
-
-// Close implements net.Conn.
-func (c *replayConn) Close() error {
-	c.requestTaken()
-	c.calls.close()
-	if !c.calls.begin() {
-		return net.ErrClosed
-	}
-	defer c.endCall()
-	return c.Conn.Close()
-}
-
-// endCall ends a call, and with the last one after Close the connection.
-func (c *replayConn) endCall() {
-	if c.calls.end() {
-		c.closed()
-	}
-}
-
-// WhenTaken implements handover.Conn.
-func (c *replayConn) WhenTaken(taken func()) {
-	if taken == nil {
-		c.taken.Store(nil)
-	} else {
-		c.taken.Store(&taken)
-	}
-}
-
-// requestTaken tells that the server has taken on the request at the beginning.
-func (c *replayConn) requestTaken() {
-	if taken := c.taken.Swap(nil); taken != nil {
-		(*taken)()
-	}
 }
 
 // served is a connection that the HTTP server gets.

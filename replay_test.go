@@ -41,7 +41,7 @@ func TestReplayConnEndsWithItsLastCall(t *testing.T) {
 		defer client.Close()
 		slow := &slowClose{Conn: server, closing: make(chan struct{}), goOn: make(chan struct{})}
 		ended := 0
-		c := newReplayConn(slow, nil, func() { ended++ })
+		c := newReplayConn(slow, nil, func(*inspection) { ended++ })
 		go c.Close()
 		<-slow.closing
 		read := make(chan error, 1)
@@ -100,7 +100,7 @@ func TestReplayConnTellsThatRequestIsTaken(t *testing.T) {
 			client, conn := net.Pipe()
 			go func() { _, _ = io.Copy(io.Discard, client) }()
 			defer client.Close()
-			c := newReplayConn(conn, []byte("GET / HTTP/1.1\r\n\r\n"), func() {})
+			c := newReplayConn(conn, []byte("GET / HTTP/1.1\r\n\r\n"), func(*inspection) {})
 			defer c.Close()
 			told := 0
 			c.WhenTaken(func() { told++ })
