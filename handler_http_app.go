@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -99,194 +96,45 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 	return unbindACME(ctx)
 }
 
-// httpListeners are the addresses on the virtual network at which a name is served.
-// Either may be empty; where a port was asked for, both are that listener.
-type httpListeners struct {
-	name  string
-	plain string // for HTTP
-	tls   string // for HTTPS
-}
-
-func (t *httpListeners) empty() bool { return t.plain == "" && t.tls == "" }
-
-// bind returns the directive that binds a site to the name.
-func (t *httpListeners) bind() string {
-	name := t.name
-	if name == "" {
-		name = "web"
-	}
-	return "bind " + networkName + "/" + name
-}
-
-// findHTTPListeners looks for the listeners of a name, or name:port, or of the only
-// name, among the servers of the HTTP app.
-func findHTTPListeners(ctx caddy.Context, listener string) (*httpListeners, error) {
-	name, port, err := splitListener(listener)
-	if err != nil {
-		return nil, err
-	}
-	found := &httpListeners{name: name}
-	module, err := ctx.AppIfConfigured("http")
-	if errors.Is(err, caddy.ErrNotConfigured) {
-		return found, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	bound := boundListeners(module.(*caddyhttp.App))
-	if name == "" {
-		var names []string
-		for _, b := range bound {
-			names = append(names, b.name)
-		}
-		switch names = slices.Compact(names); len(names) {
-		case 0:
-			return found, nil
-		case 1:
-			found.name = names[0]
-		default:
-			return nil, fmt.Errorf("http_app needs a name, since several are bound to %s: %s", networkName, strings.Join(names, ", "))
-		}
-	}
-
-	var plain, tls []string
-	for _, b := range bound {
-		switch {
-		case b.name != found.name:
-		case port != "" && b.port != port:
-		case port != "":
-			found.plain, found.tls = b.address(), b.address()
-			return found, nil
-		case b.tls:
-			tls = append(tls, b.address())
-		default:
-			plain = append(plain, b.address())
-		}
-	}
-	for kind, addresses := range map[string][]string{"HTTPS": tls, "HTTP": plain} {
-		if len(addresses) > 1 {
-			return nil, fmt.Errorf("http_app %s: several %s listeners have that name (%s); name one of them with its port",
-				found.name, kind, strings.Join(addresses, ", "))
-		}
-	}
-	found.plain, found.tls = strings.Join(plain, ""), strings.Join(tls, "")
-	return found, nil
-}
-
-// splitListener splits name, or name:port, as http_app takes it.
-func splitListener(listener string) (name, port string, err error) {
-	if !strings.Contains(listener, ":") {
-		return listener, "", nil
-	}
-	if name, port, err = net.SplitHostPort(listener); err != nil {
-		return "", "", fmt.Errorf("listener %q: %w", listener, err)
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil || name == "" {
-		return "", "", fmt.Errorf("listener %q: use <name> or <name>:<port>", listener)
-	}
-	return name, port, nil
-}
-
-// boundListener is a listener on the virtual network, as configured.
-type boundListener struct {
-	name, port string
-	tls        bool
-	server     string
-}
-
-func (b boundListener) address() string { return net.JoinHostPort(b.name, b.port) }
-
-// boundListeners returns the listeners of app on the virtual network, in order.
-func boundListeners(app *caddyhttp.App) []boundListener {
-	var bound []boundListener
-	for name, server := range app.Servers {
-		for _, address := range listenAddresses(server.Listen) {
-			if address.Network != networkName {
-				continue
-			}
-			for port := address.StartPort; port <= address.EndPort; port++ {
-				bound = append(bound, boundListener{
-					name:   address.Host,
-					port:   strconv.FormatUint(uint64(port), 10),
-					tls:    len(server.TLSConnPolicies) > 0 && port != httpPort(app),
-					server: name,
-				})
-			}
-		}
-	}
-	slices.SortFunc(bound, func(a, b boundListener) int { return strings.Compare(a.address(), b.address()) })
-	return bound
-}
-
 // Handle implements layer4.NextHandler. It returns when the HTTP server has the
 // connection, if that is a plain socket; else when the server has closed it. Inside a
 // listener wrapper and without a name it returns after next has taken it.
 func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
-	in := inspectionOf(cx)
-	pending, conn := drain(cx)
+	a := arrive(cx)
 	switch {
-	case in != nil && in.turn.server != nil:
-		in.turn.server.resume(in, pending)
+	case a.in != nil && a.in.turn.server != nil:
+		// The server that got the request before waits for this one.
+		a.in.turn.server.resume(a.in, a.pending)
 		return nil
-	case in != nil && in.Outcome() == opening.Other:
+	case a.in != nil && a.in.Outcome() == opening.Other:
 		// The server's parser takes more for a request than inspect does.
-		answer(conn, http.StatusBadRequest, false)
+		a.in.respond(a.conn, statusOnly(http.StatusBadRequest))
 		return nil
-	case in == nil && shed(cx, socket.NewReader(conn), h.logger):
+	case a.in == nil && shed(cx, socket.NewReader(a.conn), h.logger):
 		return nil
 	}
-	if err := finishHandshake(conn, defaultSilentTimeout); err != nil {
+	if err := finishHandshake(a.conn, defaultSilentTimeout); err != nil {
 		h.logger.Debug("TLS handshake", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return nil
 	}
 	if h.wrapped && h.Listener == "" {
-		return h.fallThrough(cx, in, conn, pending, next)
+		return h.fallThrough(&a, next)
 	}
-
-	pending, err := firstBytes(conn, pending)
-	if err != nil {
+	if err := a.awaitFirst(); err != nil {
 		h.logger.Debug("no first byte", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 		return nil
 	}
-	isTLS := pending[0] == tlsHandshakeRecord
-	targets, err := h.targets()
-	if err != nil {
-		h.logger.Error("finding listeners", zap.String("listener", h.Listener), zap.Error(err))
-		refuse(conn, in, pending, http.StatusServiceUnavailable)
-		return nil
-	}
-	address := targets.choose(isTLS)
+	address, status := h.address(&a)
 	if address == "" {
-		h.logMissing(targets, isTLS, cx.RemoteAddr())
-		refuse(conn, in, pending, http.StatusServiceUnavailable)
+		a.refuse(status)
 		return nil
 	}
-	if handOvers(conn) >= maxHandOvers {
-		h.failures.failure(h.logger.Warn, lineKind{message: "connections are handed over in a circle: the http_app in a listener wrapper leads back to the wrapper's own server"})
-		refuse(conn, in, pending, http.StatusLoopDetected)
-		return nil
-	}
-
 	setTLSState(cx)
-	base := conn
-	if in != nil {
-		base = in.turn.conn
+	ended, wait := serveNext, func() {} // while the connection is idle, nothing of this call is kept
+	if !a.detach() {
+		ended, wait = a.awaitEnd()
 	}
-	conn, detached := socket.Detach(conn)
-	if detached {
-		base = conn
-	}
-	closed := make(chan struct{})
-	ended := serveNext // which keeps nothing of this call while the connection is idle
-	if !detached {
-		ended = func(successor *inspection) {
-			if successor != nil {
-				in.turn.successor = successor
-			}
-			close(closed)
-		}
-	}
-	handed := h.hand(in, conn, base, pending, h.reuse(in, conn, base), ended)
+	handed := a.hand(h.reuse(&a), ended)
 	if state := tlsState(cx); state != nil {
 		handed = tlsServedConn{served: handed, state: state}
 	}
@@ -296,14 +144,74 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 			zap.Duration("wait", h.wait),
 			zap.Stringer("remote", cx.RemoteAddr()),
 			zap.Error(err))
-		refuse(conn, in, pending, http.StatusServiceUnavailable)
-		_ = conn.Close()
+		a.refuse(http.StatusServiceUnavailable)
+		_ = a.conn.Close()
 		return nil
 	}
-	if !detached {
-		<-closed
-	}
+	wait()
 	return nil
+}
+
+// arrival is a stream on its way to the HTTP server.
+type arrival struct {
+	cx      *layer4.Connection
+	in      *inspection // nil if none is known
+	pending []byte      // the first bytes
+	conn    net.Conn    // has what follows
+	base    net.Conn    // conn as the outermost inspect had it, before handlers wrapped it
+}
+
+// arrive takes the stream out of cx.
+func arrive(cx *layer4.Connection) (a arrival) {
+	a = arrival{cx: cx, in: inspectionOf(cx)}
+	a.pending, a.conn = drain(cx)
+	a.base = a.conn
+	if a.in != nil {
+		a.base = a.in.turn.conn
+	}
+	return a
+}
+
+// awaitFirst waits for the first bytes if none has been read.
+func (a *arrival) awaitFirst() error {
+	if len(a.pending) > 0 {
+		return nil
+	}
+	if err := a.conn.SetReadDeadline(time.Now().Add(defaultSilentTimeout)); err != nil {
+		return err
+	}
+	first := socket.NewReader(a.conn)
+	pending, err := first.ReadFirst(socket.FirstSize)
+	if len(pending) == 0 {
+		return noProgress(err)
+	}
+	a.pending = pending
+	return a.conn.SetReadDeadline(time.Time{})
+}
+
+// tlsHandshakeRecord is the first byte of a TLS connection (RFC 8446 section 5.1).
+const tlsHandshakeRecord = 0x16
+
+// isTLS reports whether the stream begins as TLS.
+func (a *arrival) isTLS() bool { return a.pending[0] == tlsHandshakeRecord }
+
+// address returns where the server for the stream listens, or "" and the status that says
+// why there is none.
+func (h *HTTPApp) address(a *arrival) (address string, status int) {
+	targets, err := h.targets()
+	if err != nil {
+		h.logger.Error("finding listeners", zap.String("listener", h.Listener), zap.Error(err))
+		return "", http.StatusServiceUnavailable
+	}
+	if address = targets.choose(a.isTLS()); address == "" {
+		h.logMissing(targets, a.isTLS(), a.cx.RemoteAddr())
+		return "", http.StatusServiceUnavailable
+	}
+	if handOvers(a.conn) >= maxHandOvers {
+		h.failures.failure(h.logger.Warn, lineKind{message: "connections are handed over in a circle: the http_app in a listener wrapper leads back to the wrapper's own server"})
+		return "", http.StatusLoopDetected
+	}
+	return address, 0
 }
 
 // logMissing says why a connection has no listener. A name with sites for HTTP alone gets
@@ -323,30 +231,39 @@ func (h *HTTPApp) logMissing(targets *httpListeners, isTLS bool, remote net.Addr
 		zap.Stringer("remote", remote))
 }
 
-// fallThrough leaves the connection to the wrapped server. It cannot come back to that,
-// so a request that does not belong there is the last one that the server knows of.
-func (h *HTTPApp) fallThrough(cx *layer4.Connection, in *inspection, conn net.Conn, pending []byte, next layer4.Handler) error {
-	base := conn
-	if in != nil {
-		base = in.turn.conn
+// refuse tells the client that its connection goes nowhere: an HTTP client, or one of
+// which the first bytes are all that is known, with that status.
+func (a *arrival) refuse(status int) {
+	switch {
+	case a.isTLS():
+		tlsAlert(a.conn, tlsInternalError)
+	case a.in == nil:
+		answer(a.conn, status, bytes.HasPrefix(a.pending, []byte("HEAD ")))
+	case a.in.Outcome() == opening.HTTP:
+		a.in.respond(a.conn, statusOnly(status))
 	}
-	reuse := h.reuse(in, conn, base)
-	if reuse == reusePin {
-		stream := fork(cx, conn, pending)
-		setTLSState(stream)
-		return next.Handle(stream)
+}
+
+// detach makes the connection independent of whoever closes it when Handle returns. It
+// reports false if only a plain socket could be.
+func (a *arrival) detach() (ok bool) {
+	if a.conn, ok = socket.Detach(a.conn); ok {
+		a.base = a.conn
 	}
-	if in.turn.later {
-		return nil
+	return ok
+}
+
+// awaitEnd returns what the end of the connection is to be told to, and a function that
+// waits for it. The request that follows is left to the inspect whose handler waits.
+func (a *arrival) awaitEnd() (ended func(*inspection), wait func()) {
+	in, closed := a.in, make(chan struct{})
+	ended = func(successor *inspection) {
+		if successor != nil {
+			in.turn.successor = successor
+		}
+		close(closed)
 	}
-	if !in.inspect.Routes[in.route].inPlace {
-		// The handlers of the route run for each request, and each could only lead here.
-		reuse = reuseClose
-	}
-	stream := fork(cx, conn, nil)
-	setTLSState(stream)
-	stream.Conn = h.hand(in, conn, base, pending, reuse, serveNext)
-	return next.Handle(stream)
+	return ended, func() { <-closed }
 }
 
 // serveNext starts the goroutine for the request that follows, unless it is nil, on a
@@ -358,65 +275,58 @@ func serveNext(successor *inspection) {
 	}
 }
 
-// hand returns the connection that the HTTP server gets. When the server has closed it,
-// closed is called once, with the request that follows on base if that is not the
-// server's.
-func (h *HTTPApp) hand(in *inspection, conn, base net.Conn, pending []byte, reuse reuse, closed func(*inspection)) served {
-	if reuse == reusePin {
-		return newReplayConn(conn, pending, closed)
-	}
-	headLen := in.Head.Len
-	if reuse == reuseClose {
-		head := in.Head.WithClose(in.Data())
-		pending = append(head, pending[headLen:]...)
-		headLen = len(head)
-	}
-	return newReinspectConn(in, conn, base, pending, headLen, reuse == reuseClose, closed)
-}
-
-// reuse returns how a connection that begins as inspected is used. It is conn, which a
-// handler may have made of base.
-func (h *HTTPApp) reuse(in *inspection, conn, base net.Conn) reuse {
+// reuse returns how the connection is used.
+func (h *HTTPApp) reuse(a *arrival) reuse {
 	reuse, _ := parseReuse(h.Reuse, reuseReinspect) // checked by Provision
 	switch {
 	case reuse == reusePin:
-	case !in.routed():
+	case !a.in.routed():
 		h.unrouted.log(h.logger, h.Reuse)
 		return reusePin
-	case in.Outcome() != opening.HTTP, in.Head.Options().LineOnly:
+	case a.in.Outcome() != opening.HTTP, a.in.Head.Options().LineOnly:
 		return reusePin
-	case reuse == reuseReinspect && !throttles(conn, base):
+	case reuse == reuseReinspect && !throttles(a.conn, a.base):
 		// The next request is read from base, and a wrapper may hold a part of it.
 		return reuseClose
 	}
 	return reuse
 }
 
-// choose returns the address for a stream that begins as TLS, or does not.
-func (t *httpListeners) choose(isTLS bool) string {
-	if isTLS {
-		return t.tls
+// hand returns the connection that the HTTP server gets. When the server has closed it,
+// ended is called once, with the request that follows if that is not the server's.
+func (a *arrival) hand(reuse reuse, ended func(*inspection)) served {
+	if reuse == reusePin {
+		return newReplayConn(a.conn, a.pending, ended)
 	}
-	return t.plain
+	pending, headLen := a.pending, a.in.Head.Len
+	if reuse == reuseClose {
+		head := a.in.Head.WithClose(a.in.Data())
+		pending = append(head, pending[headLen:]...)
+		headLen = len(head)
+	}
+	return newReinspectConn(a.in, a.conn, a.base, pending, headLen, reuse == reuseClose, ended)
 }
 
-// tlsHandshakeRecord is the first byte of a TLS connection (RFC 8446 section 5.1).
-const tlsHandshakeRecord = 0x16
-
-// firstBytes waits for the first bytes of the stream if none has been read.
-func firstBytes(conn net.Conn, pending []byte) ([]byte, error) {
-	if len(pending) > 0 {
-		return pending, nil
+// fallThrough leaves the connection to the wrapped server. It cannot come back to that,
+// so a request that does not belong there is the last one that the server knows of.
+func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
+	reuse := h.reuse(a)
+	if reuse == reusePin {
+		stream := fork(a.cx, a.conn, a.pending)
+		setTLSState(stream)
+		return next.Handle(stream)
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(defaultSilentTimeout)); err != nil {
-		return nil, err
+	if a.in.turn.later {
+		return nil
 	}
-	first := socket.NewReader(conn)
-	pending, err := first.ReadFirst(socket.FirstSize)
-	if len(pending) == 0 {
-		return nil, noProgress(err)
+	if !a.in.inspect.Routes[a.in.route].inPlace {
+		// The handlers of the route run for each request, and each could only lead here.
+		reuse = reuseClose
 	}
-	return pending, conn.SetReadDeadline(time.Time{})
+	stream := fork(a.cx, a.conn, nil)
+	setTLSState(stream)
+	stream.Conn = a.hand(reuse, serveNext)
+	return next.Handle(stream)
 }
 
 // finishHandshake completes the handshake of a TLS connection that nobody has read
@@ -430,17 +340,6 @@ func finishHandshake(conn net.Conn, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return tlsConn.HandshakeContext(ctx)
-}
-
-// refuse tells the client that its connection goes nowhere: an HTTP client, or one of
-// which the first bytes are all that is known, with that status.
-func refuse(conn net.Conn, in *inspection, pending []byte, status int) {
-	switch {
-	case pending[0] == tlsHandshakeRecord:
-		tlsAlert(conn, tlsInternalError)
-	case in == nil || in.Outcome() == opening.HTTP:
-		answer(conn, status, bytes.HasPrefix(pending, []byte("HEAD ")))
-	}
 }
 
 // Interface guards
