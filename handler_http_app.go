@@ -2,8 +2,6 @@ package streamprox
 
 import (
 	"bytes"
-	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -151,6 +149,9 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	wait()
 	return nil
 }
+
+// takesEach implements eachRequest.
+func (*HTTPApp) takesEach() {}
 
 // arrival is a stream on its way to the HTTP server.
 type arrival struct {
@@ -329,22 +330,10 @@ func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
 	return next.Handle(stream)
 }
 
-// finishHandshake completes the handshake of a TLS connection that nobody has read
-// from, which may take as long as patience: the state that the HTTP server sees must be
-// complete.
-func finishHandshake(conn net.Conn, patience time.Duration) error {
-	tlsConn, ok := conn.(*tls.Conn)
-	if !ok || tlsConn.ConnectionState().HandshakeComplete {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	return tlsConn.HandshakeContext(ctx)
-}
-
 // Interface guards
 var (
 	_ caddy.Provisioner     = (*HTTPApp)(nil)
 	_ caddyfile.Unmarshaler = (*HTTPApp)(nil)
+	_ eachRequest           = (*HTTPApp)(nil)
 	_ layer4.NextHandler    = (*HTTPApp)(nil)
 )

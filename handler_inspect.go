@@ -23,9 +23,8 @@ import (
 
 // The defaults of inspect.
 const (
-	defaultMaxBytes      = 16 << 10
-	defaultTimeout       = 10 * time.Second
-	defaultSilentTimeout = 15 * time.Second
+	defaultMaxBytes = 16 << 10
+	defaultTimeout  = 10 * time.Second
 )
 
 // maxMaxBytes bounds max_bytes: a head that is larger is no head.
@@ -207,7 +206,7 @@ func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 		in.turn = outer.turn
 	}
 	if err := in.complete(&first); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errClientGone, err)
 	}
 	in.decide()
 	return in, nil

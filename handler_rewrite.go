@@ -220,6 +220,9 @@ func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	return nil
 }
 
+// editsHead implements headEditor.
+func (*RewriteHead) editsHead() {}
+
 // rewritten returns the inspection of an edited request: data holds its head and what
 // follows, and belongs to it from now on. Its stream goes on from cx, whose bytes have
 // been drained, with those of conn. An error says why inspect would not have accepted
@@ -575,5 +578,6 @@ func checkFieldValue(value string) error {
 var (
 	_ caddy.Provisioner     = (*RewriteHead)(nil)
 	_ caddyfile.Unmarshaler = (*RewriteHead)(nil)
+	_ headEditor            = (*RewriteHead)(nil)
 	_ layer4.NextHandler    = (*RewriteHead)(nil)
 )

@@ -86,6 +86,19 @@ func (in *inspection) stream() *layer4.Connection {
 	return in.forked
 }
 
+// keepFromServer answers the stream with 400 in place of the server around a listener
+// wrapper, if it gets there: its bytes are no request to inspect, and may be one to that
+// server, which no route has chosen.
+func (in *inspection) keepFromServer() {
+	stream := in.forked
+	stream.Context = handingOver{stream.Context, func() {
+		if inspectionOf(stream) == in { // else a handler has read it
+			_, conn := drain(stream)
+			stream.Conn = refusedConn{conn}
+		}
+	}}
+}
+
 // errNeedsStream says that a matcher has not been asked, since that takes a stream.
 var errNeedsStream = errors.New("needs the stream")
 
@@ -131,13 +144,11 @@ func (in *inspection) init(c continuation, conn net.Conn, data []byte, later boo
 	}
 }
 
-// complete reads until the outcome is certain. An error is errClientGone.
+// complete reads until the outcome is certain. An error is one of the connection.
 func (in *inspection) complete(first *socket.Reader) error {
-	if err := receive(&in.Opening, in.source, first); err != nil {
-		return fmt.Errorf("%w: %w", errClientGone, err)
-	}
+	err := receive(&in.Opening, in.source, first)
 	in.took = time.Since(in.started)
-	return nil
+	return err
 }
 
 // more reads once more after the outcome is certain, because a matcher needs more than the

@@ -1,8 +1,10 @@
 package streamprox
 
 import (
+	"bufio"
 	"crypto/tls"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -218,4 +220,22 @@ func TestDurationPlaceholder(t *testing.T) {
 			t.Errorf("got %v, want %v", got, want)
 		}
 	})
+}
+
+// TestDurationOfLaterRequests checks that each request of a connection has a duration of its
+// own.
+func TestDurationOfLaterRequests(t *testing.T) {
+	route := `{"handle":[{"handler":"rewrite_head","header":{"set":{"X-Took":["{l4.inspect.duration}"]}}},{"handler":"http_app"}]},`
+	s := newRoutedServer(t, "", route, "", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Header.Get("X-Took"))
+	})
+	conn := s.dial(t)
+	r := bufio.NewReader(conn)
+	for range 3 {
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		got := strings.TrimPrefix(readResponse(t, r), "200 ")
+		if took, err := time.ParseDuration(got); err != nil || took <= 0 {
+			t.Errorf("got %q (%v)", got, err)
+		}
+	}
 }

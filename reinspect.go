@@ -185,8 +185,7 @@ func (c *reinspectConn) takes(next *inspection) bool {
 		next.inspect.Routes[next.route].inPlace
 }
 
-// resume delivers the next request, of which the handlers of the route have made in and
-// data.
+// resume implements resumer.
 func (c *reinspectConn) resume(in *inspection, data []byte) {
 	c.begin(in, data, in.Head.Len)
 }
@@ -209,7 +208,7 @@ func (c *reinspectConn) readNext() error {
 			return err
 		}
 	}
-	return receive(&c.next.Opening, c.next.source, nil)
+	return c.next.complete(nil)
 }
 
 // retire lets go of the inspection of the message, which has been delivered.
@@ -342,5 +341,6 @@ func (c *reinspectConn) closeLater(release func()) {
 // Interface guards
 var (
 	_ incoming = (*nextHead)(nil)
+	_ resumer  = (*reinspectConn)(nil)
 	_ served   = (*reinspectConn)(nil)
 )

@@ -1,165 +1,18 @@
 package streamprox
 
 import (
-	"context"
 	"crypto/tls"
 	"io"
 	"net"
-	"net/http"
 	"reflect"
-	"strings"
 	"sync/atomic"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4throttle"
 
 	"github.com/streamprox/caddy-streamprox/internal/handover"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
-
-// drain takes the bytes that cx has buffered out of it and returns them together
-// with the connection they were read from. The bytes are the caller's own: the
-// buffer of cx is pooled by caddy-l4 and returns to its pool while a connection
-// that was passed on still lives.
-func drain(cx *layer4.Connection) (pending []byte, conn net.Conn) {
-	for {
-		if n := len(cx.MatchingBytes()); n > 0 {
-			buf := make([]byte, n)
-			n, _ = cx.Read(buf) // copies from the buffer and resets it; cannot fail
-			if pending == nil {
-				pending = buf[:n]
-			} else {
-				pending = append(pending, buf[:n]...)
-			}
-		}
-		inner, ok := cx.Conn.(*layer4.Connection)
-		if !ok {
-			return pending, cx.Conn
-		}
-		cx = inner
-	}
-}
-
-// fork returns a connection that first reads pending, which it owns from now on,
-// and then conn. It has the context, the variables and the placeholders of cx, and
-// before those the ones of the inspection among its variables; but none of what
-// caddy-l4's http matcher remembers of an earlier request: that matcher keeps its
-// request for the life of a connection, so a second request would be matched as the
-// first one.
-func fork(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connection {
-	forked := layer4.WrapConnection(conn, pending, cx.Logger)
-
-	vars := forked.Context.Value(layer4.VarsCtxKey).(map[string]any)
-	if parent, ok := cx.Context.Value(layer4.VarsCtxKey).(map[string]any); ok {
-		for key, value := range parent {
-			if key != stockHTTPRequestVar {
-				vars[key] = value
-			}
-		}
-	}
-
-	repl, parent := forked.Replacer(), cx.Replacer()
-	if started, ok := parent.Get(layer4.ConnWrapTimeReplKey); ok {
-		repl.Set(layer4.ConnWrapTimeReplKey, started)
-	}
-	repl.Map(func(key string) (any, bool) {
-		if in, ok := vars[inspectionVar].(*inspection); ok {
-			if value, known := in.placeholder(key); known {
-				return value, true
-			}
-		}
-		if strings.HasPrefix(key, stockHTTPReplPrefix) {
-			return nil, false
-		}
-		return parent.Get(key)
-	})
-
-	ctx := context.WithValue(cx.Context, layer4.VarsCtxKey, vars)
-	forked.Context = context.WithValue(ctx, layer4.ReplacerCtxKey, repl)
-	return forked
-}
-
-// keepFromServer answers the stream with 400 in place of the server around a listener
-// wrapper, if it gets there: its bytes are no request to inspect, and may be one to that
-// server, which no route has chosen.
-func (in *inspection) keepFromServer() {
-	stream := in.forked
-	stream.Context = handingOver{stream.Context, func() {
-		if inspectionOf(stream) == in { // else a handler has read it
-			_, conn := drain(stream)
-			stream.Conn = refusedConn{conn}
-		}
-	}}
-}
-
-// handingOver is the context of a stream that is told when caddy-l4 hands the stream to
-// the wrapped server: then, and only then, it asks for the listener.
-type handingOver struct {
-	context.Context
-	told func()
-}
-
-// Value implements context.Context.
-func (c handingOver) Value(key any) any {
-	if key == wrapperListenerKey {
-		c.told()
-	}
-	return c.Context.Value(key)
-}
-
-// wrapperListenerKey is the key under which caddy-l4 keeps the listener of a wrapper.
-var wrapperListenerKey any = caddy.CtxKey("listener")
-
-// refusedConn is a connection that is not for the server that reads it.
-type refusedConn struct{ net.Conn }
-
-// Read answers the client, and is the end.
-func (c refusedConn) Read([]byte) (int, error) {
-	answer(c.Conn, http.StatusBadRequest, false)
-	return 0, io.EOF
-}
-
-// What caddy-l4's http matcher leaves on a connection.
-const (
-	stockHTTPRequestVar = "http_request"
-	stockHTTPReplPrefix = layer4.AppReplPrefix + "http."
-)
-
-// setTLSState makes the state of a TLS connection that Caddy has terminated before
-// caddy-l4 (in a listener wrapper) known in the way in which caddy-l4's tls handler
-// makes its own known.
-func setTLSState(cx *layer4.Connection) {
-	conn, ok := cx.Conn.(withTLS)
-	if !ok || cx.GetVar(layer4.TLSConnectionStatesVarName) != nil {
-		return
-	}
-	state := conn.ConnectionState()
-	cx.SetVar(layer4.TLSConnectionStatesVarName, []*tls.ConnectionState{&state})
-}
-
-// tlsTerminated reports whether TLS was terminated on the way to cx, of which conn is
-// the connection beneath.
-func tlsTerminated(cx *layer4.Connection, conn net.Conn) bool {
-	_, ok := conn.(withTLS)
-	return ok || tlsState(cx) != nil
-}
-
-// withTLS is a connection whose TLS ends here, as *tls.Conn, or has ended before, as
-// tlsServedConn where a listener wrapper gets it.
-type withTLS interface {
-	ConnectionState() tls.ConnectionState
-}
-
-// tlsState returns the state of the innermost TLS connection that was terminated
-// on the way to cx, or nil.
-func tlsState(cx *layer4.Connection) *tls.ConnectionState {
-	states, _ := cx.GetVar(layer4.TLSConnectionStatesVarName).([]*tls.ConnectionState)
-	if len(states) == 0 {
-		return nil
-	}
-	return states[len(states)-1]
-}
 
 // handedConn is a connection that has been handed to an HTTP server of this process. It tells
 // when the server has taken on the request at its beginning, and when the server has closed

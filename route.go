@@ -84,18 +84,24 @@ func (r *Route) provision(ctx caddy.Context) error {
 	return nil
 }
 
+// What a handler is to the requests of a connection that the HTTP server has, if it can be
+// run for each of them without an end of the connection in between.
+type (
+	headEditor  interface{ editsHead() } // changes the head, and runs the next handler
+	eachRequest interface{ takesEach() } // takes one request after the other
+)
+
 // onlyEdits reports whether handlers only edit heads on their way to the HTTP app.
 func onlyEdits(handlers []layer4.NextHandler) bool {
+	last := len(handlers) - 1
 	for i, handler := range handlers {
-		switch handler.(type) {
-		case *RewriteHead:
-		case *HTTPApp:
-			return i == len(handlers)-1
-		default:
+		_, edits := handler.(headEditor)
+		_, takes := handler.(eachRequest)
+		if i < last && !edits || i == last && !takes {
 			return false
 		}
 	}
-	return false
+	return last >= 0
 }
 
 // newMatcherSet orders the matchers of a set by what they cost: the outcome, which

@@ -69,10 +69,16 @@ type turn struct {
 	conn         net.Conn // as the outermost inspect has it
 	later        bool     // a request came before
 
-	server    *reinspectConn // has the connection, and waits for this request to come back; or nil
-	successor *inspection    // of the request that follows, if http_app has left that to inspect
-	lingered  bool           // the client has had time to read what it was sent
-	release   func()         // ends what hold began; or nil
+	server    resumer     // waits for this request, with what handlers have made of it; or nil
+	successor *inspection // of the request that follows, if that is left to inspect; or nil
+	lingered  bool        // the client has had time to read what it was sent
+	release   func()      // ends what hold began; or nil
+}
+
+// resumer is a server's connection, on which one request after the other is delivered. The
+// request may be another one, and have other data, than what arrived on the connection.
+type resumer interface {
+	resume(in *inspection, data []byte)
 }
 
 // hold lets shutdown wait for the turn until settle.
