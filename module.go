@@ -40,13 +40,14 @@
 // keeps the connection: the next head is read before the HTTP server sees it, and a
 // request of another route leaves for where it belongs.
 //
-// A connection passes through the package in one direction: handler_inspect.go
-// reads its head and chooses a route; handler_rewrite.go edits the head, where a route
-// asks for it; handler_http_app.go hands the connection to a listener of the virtual
-// network (internal/handover), or handler_relay.go asks a pool (internal/upstream) for a
-// connection to an upstream and hands both ends to internal/relay; handler_respond.go
-// answers instead. replay.go moves the bytes that were buffered on the way. One thing looks
-// back: reinspect.go asks inspect where the next request on a connection belongs.
+// A connection passes through the package in one direction: handler_inspect.go reads its
+// head (receive.go, internal/opening) and chooses a route (route.go); handler_rewrite.go
+// edits the head, where a route asks for it; handler_http_app.go hands the connection to a
+// listener of the virtual network (internal/handover), or handler_relay.go asks a pool
+// (internal/upstream) for a connection to an upstream and hands both ends to internal/relay;
+// handler_respond.go answers instead. stream.go makes what handlers get, replay.go and
+// reinspect.go what the HTTP server gets. From there one way leads back to the beginning: what
+// turn.go keeps of a request inspects the next one on the connection.
 package streamprox
 
 import (

@@ -34,6 +34,8 @@ const firstRoom = 2 << 10
 // What arrives is told by First or Received, End and Expire, until the outcome is Certain.
 // Who needs to see more of the stream goes on while More reports true.
 type Opening struct {
+	_ noCopy
+
 	// Head is the request, if the outcome is HTTP. Its spans are parts of Data.
 	Head httphead.Reader
 
@@ -46,6 +48,12 @@ type Opening struct {
 	certain  bool
 	ended    bool // nothing more arrives, or not in time
 }
+
+// noCopy lets go vet find copies.
+type noCopy struct{}
+
+func (*noCopy) Lock()   {}
+func (*noCopy) Unlock() {}
 
 // Begin makes o ready for the first bytes. With options.Later they are those of a request
 // that follows another one.
