@@ -300,7 +300,7 @@ func (h *Inspect) choose(in *inspection) (int, error) {
 }
 
 // chooseByHead chooses the route of an inspection that has no stream, and reports whether
-// that is certain: no matcher would have needed one.
+// that is the one which a stream would get: no matcher needed one.
 func (h *Inspect) chooseByHead(in *inspection) bool {
 	var err error
 	in.route, err = h.choose(in)

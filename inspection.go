@@ -99,7 +99,7 @@ func (in *inspection) keepFromServer() {
 	}}
 }
 
-// errNeedsStream says that a matcher has not been asked, since that takes a stream.
+// errNeedsStream is the failure of a matcher that needs a stream where there is none.
 var errNeedsStream = errors.New("needs the stream")
 
 // streamToMatch returns the stream for a matcher. The error is errNeedsStream if there is

@@ -63,7 +63,8 @@ func beneath(conn net.Conn) net.Conn {
 	return inner
 }
 
-// unwrap tells package socket what the wrappers of caddy-l4 and of this package wrap.
+// unwrap tells package socket what the wrappers of caddy-l4 and of this package wrap. What a
+// reinspectConn wraps is not always its own.
 func unwrap(conn net.Conn) net.Conn {
 	switch c := conn.(type) {
 	case *layer4.Connection:

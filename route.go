@@ -152,25 +152,25 @@ func (m *namedMatcher) match(in *inspection) (bool, error) {
 func (s *matcherSet) names(o opening.Outcome) bool { return s.inspected != nil && s.inspected.has(o) }
 
 // match reports whether the route takes the inspected connection. An error is
-// layer4.ErrConsumedAllPrefetchedBytes if that depends on bytes still to come,
-// errNeedsStream, or a *matchError.
+// layer4.ErrConsumedAllPrefetchedBytes if that depends on bytes still to come, or a
+// *matchError.
 func (r *Route) match(in *inspection) (bool, error) {
 	if len(r.sets) == 0 {
 		return in.Outcome().ByDefault() && !in.isConnect(), nil
 	}
-	var unsure error
+	var needsMore error
 	for i := range r.sets {
 		matched, err := r.sets[i].match(in)
 		switch {
 		case matched:
 			return true, nil
-		case errors.Is(err, layer4.ErrConsumedAllPrefetchedBytes), errors.Is(err, errNeedsStream):
-			unsure = err
+		case errors.Is(err, layer4.ErrConsumedAllPrefetchedBytes):
+			needsMore = err
 		case err != nil:
 			return false, err
 		}
 	}
-	return false, unsure
+	return false, needsMore
 }
 
 func (s *matcherSet) match(in *inspection) (bool, error) {
@@ -191,8 +191,6 @@ func (s *matcherSet) match(in *inspection) (bool, error) {
 			if !in.More() {
 				return false, nil
 			}
-			return false, err
-		case errors.Is(err, errNeedsStream):
 			return false, err
 		case err != nil:
 			return false, &matchError{matcher: m.name, err: err}

@@ -21,9 +21,10 @@ func continuationOf(t *testing.T, routes string) continuation {
 }
 
 const (
-	chatRoute  = `{"match":[{"http_request":[{"path":["/chat/*"]}]}],"handle":[{"handler":"elsewhere","name":"chat"}]},`
-	localRoute = `{"match":[{"remote_ip":{"ranges":["127.0.0.0/8"]},"http_request":[{"path":["/local/*"]}]}],"handle":[{"handler":"elsewhere","name":"local"}]},`
-	lastRoute  = `{"handle":[{"handler":"elsewhere","name":"last"}]}`
+	chatRoute   = `{"match":[{"http_request":[{"path":["/chat/*"]}]}],"handle":[{"handler":"elsewhere","name":"chat"}]},`
+	localRoute  = `{"match":[{"remote_ip":{"ranges":["127.0.0.0/8"]},"http_request":[{"path":["/local/*"]}]}],"handle":[{"handler":"elsewhere","name":"local"}]},`
+	eitherRoute = `{"match":[{"remote_ip":{"ranges":["10.0.0.0/8"]}},{"http_request":[{"path":["/either/*"]}]}],"handle":[{"handler":"elsewhere","name":"either"}]},`
+	lastRoute   = `{"handle":[{"handler":"elsewhere","name":"last"}]}`
 )
 
 // TestLook checks which heads decide their route without a stream, and that a head which
@@ -43,6 +44,7 @@ func TestLook(t *testing.T) {
 		{"a route before needs a stream", localRoute + lastRoute, "GET /local/1", "", false, "local GET /local/1 HTTP/1.1"},
 		{"a route before does not, for another path", localRoute + lastRoute, "GET /", "", true, "last GET / HTTP/1.1"},
 		{"a route after would", chatRoute + localRoute + lastRoute, "GET /chat/1", "", true, "chat GET /chat/1 HTTP/1.1"},
+		{"a set before needs a stream", eitherRoute + lastRoute, "GET /either/1", "", false, "either GET /either/1 HTTP/1.1"},
 		{"half a head", chatRoute + lastRoute, "GET /chat/1 HT", "TP/1.1\r\nHost: h\r\n\r\n", false, "chat GET /chat/1 HTTP/1.1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
