@@ -191,7 +191,9 @@ var proxyOptions = []string{
 //		response_header_timeout  <duration>
 //		idle_timeout             <duration>
 //		half_close_timeout       <duration>
-//		reuse                    close|pin
+//		reuse                    reinspect|close|pin
+//		keepalive                <duration>
+//		upstream_keepalive       <duration>
 //		upgrade                  <protocols...>|off
 //		keep_alias_headers
 //		dial_allow               <hosts and networks...>
@@ -261,7 +263,11 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "half_close_timeout":
 			h.HalfCloseTimeout, err = duration(d)
 		case "reuse":
-			h.Reuse, err = oneOf(d, "close", "pin")
+			h.Reuse, err = oneOf(d, "reinspect", "close", "pin")
+		case "keepalive":
+			h.Keepalive, err = duration(d)
+		case "upstream_keepalive":
+			h.UpstreamKeepalive, err = duration(d)
 		case "upgrade":
 			h.Upgrade, err = protocols(d)
 		case "dial_allow":
@@ -285,7 +291,7 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = d.Errf("unrecognized relay option '%s': %s", option, hint)
 				break
 			}
-			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, upgrade, keep_alias_headers, dial_allow, proxy_protocol, or an option of caddy-l4's proxy (%s)",
+			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, keepalive, upstream_keepalive, upgrade, keep_alias_headers, dial_allow, proxy_protocol, or an option of caddy-l4's proxy (%s)",
 				option, strings.Join(proxyOptions, ", "))
 		}
 		if err == nil {

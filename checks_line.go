@@ -75,7 +75,7 @@ func (r *configRoute) needsHead() string {
 		case "rewrite_head":
 			return "rewrite_head edits the whole head"
 		case "relay", "http_app":
-			if h.Reuse == "close" || h.Reuse == "reinspect" && h.Name == "http_app" {
+			if h.Reuse == "close" || h.Reuse == "reinspect" {
 				return h.Name + " with reuse " + h.Reuse + " (which is pin if it is left out) needs the whole head"
 			}
 		case "subroute":

@@ -18,6 +18,7 @@ import (
 	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/opening"
+	"github.com/streamprox/caddy-streamprox/internal/relay"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -388,8 +389,30 @@ func (h *Inspect) routeName(i int) string {
 // process exits it waits for those under way.
 func (h *Inspect) Cleanup() error {
 	h.gone.Store(true)
+	h.retire()
 	drainAtExit(h.ctx, h.logger)
 	return nil
+}
+
+// retire closes connections that wait for a request which this inspect would route, and
+// those that have one under way after that.
+func (h *Inspect) retire() {
+	streams.Retire(func(owner relay.Owner) bool {
+		r, ok := owner.(*relayed)
+		return ok && r.inspect == h
+	})
+}
+
+// debugs reports whether decisions are logged.
+func (h *Inspect) debugs() bool { return h.logger.Core().Enabled(zap.DebugLevel) }
+
+// leadsTo reports whether the handlers of the route with that index are the relay alone.
+func (h *Inspect) leadsTo(route int, to *Relay) bool {
+	if route < 0 || len(h.Routes[route].handlers) != 1 {
+		return false
+	}
+	relay, ok := h.Routes[route].handlers[0].(*Relay)
+	return ok && relay == to
 }
 
 // Interface guards

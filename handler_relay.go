@@ -1,6 +1,7 @@
 package streamprox
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -9,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/streamprox/caddy-streamprox/internal/exchange"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
@@ -28,22 +29,25 @@ import (
 
 // The defaults of relay. Those of health checks are those of caddy-l4's proxy.
 const (
-	defaultDialTimeout      = 3 * time.Second
-	defaultIdleTimeout      = time.Hour
-	defaultHalfCloseTimeout = 5 * time.Minute
-	defaultTryInterval      = 250 * time.Millisecond
-	defaultCheckInterval    = 30 * time.Second
-	defaultCheckTimeout     = 5 * time.Second
+	defaultDialTimeout       = 3 * time.Second
+	defaultIdleTimeout       = time.Hour
+	defaultHalfCloseTimeout  = 5 * time.Minute
+	defaultKeepalive         = 5 * time.Minute
+	defaultUpstreamKeepalive = 5 * time.Second
+	defaultTryInterval       = 250 * time.Millisecond
+	defaultCheckInterval     = 30 * time.Second
+	defaultCheckTimeout      = 5 * time.Second
 )
 
 // Relay sends a stream to a remote server, from its first byte. Its JSON is that of
 // caddy-l4's proxy handler, whose place it can take, with the options below added.
 //
-// In a route of inspect, an HTTP/1 connection carries one request, so that each is
-// routed: it goes up with `Connection: close`, its framing and that of the response are
-// followed, and the connection is closed after the response. Only an upgrade that the
-// server accepts makes it a raw stream. Anything else, and everything without inspect,
-// is a raw stream from its first byte.
+// In a route of inspect, each HTTP/1 request of a connection is routed: the framing of the
+// request and of its response are followed, and then the client's connection waits for its
+// next request, which goes wherever it belongs. The connection to the server is this
+// client's own, and is kept for its next request. Only an upgrade that the server accepts
+// makes a raw stream of the two. Anything else, and everything without inspect, is a raw
+// stream from its first byte.
 type Relay struct {
 	// The servers, each with one address. Of those available, the load-balancing
 	// policy chooses; after a failed dial each other one is tried once.
@@ -76,11 +80,18 @@ type Relay struct {
 	// is sent. 0 means no limit. Default: 0.
 	ResponseHeaderTimeout *caddy.Duration `json:"response_header_timeout,omitempty"`
 
-	// What becomes of the requests that follow the first one on a connection. `close`
-	// takes one request from each connection. `pin` leaves all to the same server:
-	// those after the first one are not routed. Default: `close`; `pin` where inspect
-	// waits for the request line alone.
+	// What becomes of the requests that follow the first one on a connection. `reinspect`
+	// routes each. `close` takes one request from each connection. `pin` leaves all to the
+	// same server: those after the first one are not routed. Default: `reinspect`; `pin`
+	// where inspect waits for the request line alone.
 	Reuse string `json:"reuse,omitempty"`
+
+	// How long a client's connection waits for its next request. Default: 5m.
+	Keepalive *caddy.Duration `json:"keepalive,omitempty"`
+
+	// How long a client's connection to the server is kept between its requests. 0 means
+	// not at all. Default: 5s.
+	UpstreamKeepalive *caddy.Duration `json:"upstream_keepalive,omitempty"`
 
 	// The protocols to which a request may upgrade its connection (RFC 9110 section
 	// 7.8), never `h2c`. Requests to upgrade to others are sent up as if they did not
@@ -98,16 +109,18 @@ type Relay struct {
 	// Default: none, and such placeholders are refused.
 	DialAllow []string `json:"dial_allow,omitempty"`
 
-	pool             *upstream.Pool
-	engine           relay.Engine
-	idleTimeout      time.Duration
-	halfCloseTimeout time.Duration
-	responseTimeout  time.Duration
-	forward          httphead.Forward
-	unrouted         unroutedLog
-	failures         limitedLog
-	ctx              caddy.Context
-	logger           *zap.Logger
+	pool              *upstream.Pool
+	engine            relay.Engine
+	idleTimeout       time.Duration
+	halfCloseTimeout  time.Duration
+	responseTimeout   time.Duration
+	keepalive         time.Duration
+	upstreamKeepalive time.Duration
+	forward           httphead.Forward
+	unrouted          unroutedLog
+	failures          limitedLog
+	ctx               caddy.Context
+	logger            *zap.Logger
 }
 
 // CaddyModule returns the Caddy module information.
@@ -163,6 +176,7 @@ func (h *Relay) provisionTimeouts(options *upstream.Options) error {
 	options.DialTimeout = defaultDialTimeout
 	h.idleTimeout = defaultIdleTimeout
 	h.halfCloseTimeout = defaultHalfCloseTimeout
+	h.keepalive, h.upstreamKeepalive = defaultKeepalive, defaultUpstreamKeepalive
 	for _, option := range []struct {
 		name  string
 		value *caddy.Duration
@@ -173,6 +187,7 @@ func (h *Relay) provisionTimeouts(options *upstream.Options) error {
 		{"idle_timeout", h.IdleTimeout, &h.idleTimeout, true},
 		{"half_close_timeout", h.HalfCloseTimeout, &h.halfCloseTimeout, true},
 		{"response_header_timeout", h.ResponseHeaderTimeout, &h.responseTimeout, true},
+		{"upstream_keepalive", h.UpstreamKeepalive, &h.upstreamKeepalive, true},
 	} {
 		if option.value == nil {
 			continue
@@ -183,6 +198,11 @@ func (h *Relay) provisionTimeouts(options *upstream.Options) error {
 			return fmt.Errorf("%s: %s is less than 0", option.name, *option.to)
 		case *option.to == 0 && !option.zero:
 			return fmt.Errorf("%s: 0 would refuse every connection; leave it out for the default of %s", option.name, defaultDialTimeout)
+		}
+	}
+	if h.Keepalive != nil {
+		if h.keepalive = time.Duration(*h.Keepalive); h.keepalive <= 0 {
+			return fmt.Errorf("keepalive: %s is not more than 0; for one request a connection use 'reuse close'", h.keepalive)
 		}
 	}
 	return nil
@@ -212,12 +232,11 @@ func (h *Relay) provisionConnect(options *upstream.Options) error {
 
 // provisionRequests checks how requests are passed on.
 func (h *Relay) provisionRequests() error {
-	switch h.Reuse {
-	case "", "close":
-	case "pin":
+	if _, err := parseReuse(h.Reuse, reusePin); err != nil {
+		return fmt.Errorf("%w: use reinspect, close or pin", err)
+	}
+	if h.Reuse == "pin" {
 		h.logger.Info("only the first request of a connection is routed: reuse is pin")
-	default:
-		return fmt.Errorf("reuse: unknown value %q: use close or pin", h.Reuse)
 	}
 	h.forward = httphead.Forward{Upgrades: []string{"websocket"}, KeepAliases: h.KeepAliasHeaders}
 	if h.Upgrade == nil {
@@ -312,8 +331,8 @@ func (h *Relay) provisionPolicy(ctx caddy.Context, options *upstream.Options) er
 	return nil
 }
 
-// Handle implements layer4.NextHandler. It returns when the stream has ended, or when
-// the engine has taken the sockets for its own.
+// Handle implements layer4.NextHandler. It returns when the client's connection has ended,
+// or when the engine has taken the sockets for its own.
 func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	in := inspectionOf(cx)
 	cx.Context = relayedContext(cx.Context, in)
@@ -323,7 +342,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	// Until a stream is registered, shutdown waits for this.
+	// Until the engine has registered the stream, shutdown waits for this.
 	release := streams.Hold(func() {
 		cancel()
 		socket.Reset(conn)
@@ -333,11 +352,11 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		in.turn.settle()
 	}
 
-	var request httphead.Forwarded
-	isRequest := h.reuse(in) == reuseClose
-	if isRequest {
+	var request exchange.Request
+	reuse := h.reuse(in, conn)
+	if reuse != reusePin {
 		var err error
-		if request, err = h.forwarded(in); err != nil {
+		if request, err = h.request(in, reuse == reuseReinspect); err != nil {
 			h.logger.Debug("refusing request", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 			answerRequest(in, conn, http.StatusBadRequest)
 			return nil
@@ -348,81 +367,128 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	if state := tlsState(cx); state != nil {
 		client.ALPN = state.NegotiatedProtocol
 	}
-	server, to, err := h.pool.Connect(ctx, client)
-	if err != nil {
-		h.logFailure(cx.RemoteAddr(), err)
-		endUnreached(in, conn, upstream.ReasonOf(err))
-		return nil
-	}
-	leave, ok := h.enter(conn, server, to.Server)
-	if !ok {
-		_ = server.Close()
-		to.Release()
-		answerRequest(in, conn, http.StatusLoopDetected)
-		return nil
+	server, reused := h.takeKept(in, client, request.Method)
+	if !reused {
+		var ok bool
+		if server, ok = h.connect(ctx, in, client); !ok {
+			return nil
+		}
 	}
 
 	// What an idle stream keeps alive is little: not the connection as layer4 has it.
-	remote, address := cx.RemoteAddr(), to.AddressOf(server)
-	var ended sync.WaitGroup
-	ended.Add(1)
-	stream := &relay.Stream{
-		Client:           conn,
-		Upstream:         server,
-		ToUpstream:       relay.Direction{Pending: client.Pending},
-		IdleTimeout:      h.idleTimeout,
-		HalfCloseTimeout: h.halfCloseTimeout,
-		Group:            to.Group(),
-		Done: func(account relay.Account) {
-			leave()
-			to.Release()
-			if isRequest {
-				h.logResponse(remote, to.Server, account)
-			}
-			h.logEnd(remote, address, account)
-			ended.Done()
-		},
-	}
+	r := &relayed{relay: h, to: server.to, leave: server.leave, address: server.to.AddressOf(server.conn), remote: cx.RemoteAddr()}
+	r.ended.Add(1)
 	var detached bool
-	if isRequest {
-		detached = h.exchange(in, request, stream, release, to.Release)
+	if reuse == reusePin {
+		detached = h.engine.Start(&relay.Stream{
+			Client:           conn,
+			Upstream:         server.conn,
+			ToUpstream:       relay.Direction{Pending: client.Pending},
+			IdleTimeout:      h.idleTimeout,
+			HalfCloseTimeout: h.halfCloseTimeout,
+			Group:            server.to.Group(),
+			Done:             r.done,
+		})
 	} else {
-		detached = h.engine.Start(stream)
-		release()
+		detached = h.serve(in, r, &relay.Session{
+			Client:   conn,
+			Upstream: server.conn,
+			Request:  request,
+			Pending:  client.Pending[in.Head.Len:],
+			Reused:   reused,
+			Group:    server.to.Group(),
+			Owner:    r,
+		}, reuse)
 	}
+	release()
 	if !detached {
 		// caddy-l4 closes the client's socket when Handle returns.
-		ended.Wait()
+		r.ended.Wait()
 	}
 	return nil
 }
 
-// reuse returns how a connection that begins as inspected is used.
-func (h *Relay) reuse(in *inspection) reuse {
+// reuse returns how the connection conn of a client, which begins as inspected, is used.
+func (h *Relay) reuse(in *inspection, conn net.Conn) reuse {
+	reuse, _ := parseReuse(h.Reuse, reuseReinspect) // checked by Provision
 	switch {
-	case h.Reuse == "pin":
-		return reusePin
+	case reuse == reusePin:
 	case !in.routed():
 		h.unrouted.log(h.logger, h.Reuse)
 		return reusePin
 	case in.Outcome() != opening.HTTP, in.Head.Options().LineOnly:
 		return reusePin
-	default:
+	case reuse == reuseReinspect && !throttles(conn, in.turn.conn):
+		// The next request is read from the connection as inspect has it, and a wrapper may
+		// hold a part of it.
 		return reuseClose
 	}
+	return reuse
 }
 
-// forwarded returns the head of the request as the upstream gets it.
-func (h *Relay) forwarded(in *inspection) (httphead.Forwarded, error) {
-	if in.isConnect() && (in.Head.ContentLength > 0 || in.Head.Chunked) {
-		return httphead.Forwarded{}, errConnectContent
+// request returns the request as the engine carries it out. keep says that the upstream's
+// connection is to be kept.
+func (h *Relay) request(in *inspection, keep bool) (exchange.Request, error) {
+	r := exchange.Request{
+		Method: in.method(),
+		Old:    in.Head.Minor == 0,
+		Last:   in.turn.inspect.gone.Load(),
 	}
-	return h.forward.Request(&in.Head, in.Data())
+	if r.Method == http.MethodConnect && (in.Head.ContentLength > 0 || in.Head.Chunked) {
+		return r, errConnectContent
+	}
+	forward := h.forward
+	forward.Persistent = keep && h.upstreamKeepalive > 0
+	var err error
+	r.Forwarded, err = forward.Request(&in.Head, in.Data())
+	in.Head.ResetBody(&r.Body)
+	return r, err
 }
 
 // errConnectContent is why a request is refused: recipients disagree about where the
 // tunnel begins (RFC 9110 section 9.3.6).
 var errConnectContent = errors.New("CONNECT with content")
+
+// connect dials an upstream for the client. If none is reached it tells the client, and
+// reports false.
+func (h *Relay) connect(ctx context.Context, in *inspection, client *upstream.Client) (server, bool) {
+	conn, to, err := h.pool.Connect(ctx, client)
+	if err != nil {
+		h.logFailure(client.Stream.RemoteAddr(), err)
+		endUnreached(in, client.Conn, upstream.ReasonOf(err))
+		return server{}, false
+	}
+	leave, ok := h.enter(client.Conn, conn, to.Server)
+	if !ok {
+		_ = conn.Close()
+		to.Release()
+		answerRequest(in, client.Conn, http.StatusLoopDetected)
+		return server{}, false
+	}
+	return server{conn: conn, to: to, leave: leave}, true
+}
+
+// serve lets the engine carry out the client's requests, the first of which is in s.
+func (h *Relay) serve(in *inspection, r *relayed, s *relay.Session, reuse reuse) (detached bool) {
+	r.continuation, r.head = in.turn.continuation, s.Request.Method == http.MethodHead
+	s.ResponseHeaderTimeout = h.responseTimeout
+	s.IdleTimeout = h.idleTimeout
+	s.HalfCloseTimeout = h.halfCloseTimeout
+	if reuse == reuseReinspect {
+		s.Keepalive, s.UpstreamKeepalive = h.keepalive, h.upstreamKeepalive
+		if !same(s.Client, in.turn.conn) {
+			r.base = in.turn.conn
+		}
+	}
+	if s.Reused && isRepeatable(s.Request.Method) {
+		s.Received = bytes.Clone(in.turn.first.Data())
+	}
+	detached = h.engine.Serve(s)
+	if r.inspect.gone.Load() {
+		r.inspect.retire() // may have been before the engine knew of the session
+	}
+	return detached
+}
 
 // endUnreached tells a client that no upstream was reached. caddy-l4 closes its connection.
 func endUnreached(in *inspection, client net.Conn, reason upstream.Reason) {
@@ -469,32 +535,6 @@ func (h *Relay) enter(client, server net.Conn, to *upstream.Server) (leave func(
 		return nil, false
 	}
 	return leave, true
-}
-
-// exchange carries out the request with which the stream begins. It calls registered when
-// shutdown knows of it, and answered when the upstream has nothing more to do with it.
-func (h *Relay) exchange(in *inspection, request httphead.Forwarded, stream *relay.Stream, registered, answered func()) (detached bool) {
-	head := in.method() == http.MethodHead
-	x := relay.Exchange{
-		Client:                stream.Client,
-		Upstream:              stream.Upstream,
-		Request:               request,
-		Method:                in.method(),
-		Old:                   in.Head.Minor == 0,
-		Pending:               stream.ToUpstream.Pending[in.Head.Len:],
-		Refuse:                func(client net.Conn, status int) { answer(client, status, head) },
-		ResponseHeaderTimeout: h.responseTimeout,
-		IdleTimeout:           stream.IdleTimeout,
-		HalfCloseTimeout:      stream.HalfCloseTimeout,
-		Streams:               &streams,
-		Group:                 stream.Group,
-		Tunnels:               h.engine,
-		Registered:            registered,
-		Answered:              answered,
-		Done:                  stream.Done,
-	}
-	in.Head.ResetBody(&x.Body)
-	return x.Run()
 }
 
 // Cleanup ends the health checks and lets go of the upstreams. When the process exits

@@ -134,6 +134,7 @@ func (in *inspection) init(c continuation, conn net.Conn, data []byte, later boo
 	in.inspect, in.parent = c.inspect, c.parent
 	in.conn, in.source = conn, conn
 	in.turn = &in.own
+	in.own.first = in
 	in.own.continuation, in.own.conn, in.own.later = c, conn, later
 	in.started = time.Now()
 	options := c.inspect.head

@@ -69,6 +69,8 @@ type turn struct {
 	conn         net.Conn // as the outermost inspect has it
 	later        bool     // a request came before
 
+	first     *inspection // holds the turn
+	kept      *keptServer // has carried the request before, by way of a relay; or nil
 	server    resumer     // waits for this request, with what handlers have made of it; or nil
 	successor *inspection // of the request that follows, if that is left to inspect; or nil
 	lingered  bool        // the client has had time to read what it was sent

@@ -85,7 +85,7 @@ const pinning = "inspect {\n@app http_request path /app/*\nroute @app {\nrelay %
 // requests choose by path.
 var relays = []contender{
 	{name: relayPin, caddyfile: relayCaddyfile(pinning)},
-	{name: relayClose, once: true, caddyfile: relayCaddyfile("inspect {\n@app http_request path /app/*\n" +
+	{name: relayClose, once: false, caddyfile: relayCaddyfile("inspect {\n@app http_request path /app/*\n" +
 		"route @app {\nrelay %s {\nreuse close\n}\n}\n}")},
 	{name: relayBare, caddyfile: relayCaddyfile("relay %s")},
 	{name: proxyPath, caddyfile: relayCaddyfile("subroute {\n@app http path /app/*\nroute @app {\nproxy %s\n}\n}")},
@@ -96,7 +96,7 @@ var relays = []contender{
 
 // proxies route each request by its path, and make a stream of a WebSocket.
 var proxies = []contender{
-	{name: relayRouted, once: true, caddyfile: relayCaddyfile("inspect {\n@app http_request path /app/*\n" +
+	{name: relayRouted, once: false, caddyfile: relayCaddyfile("inspect {\n@app http_request path /app/*\n" +
 		"route @app {\nrelay %s\n}\n}")},
 	{name: reverseProxy, caddyfile: reverseProxyCaddyfile},
 	{name: haproxyHTTP, program: "haproxy", command: haproxyCommand("mode http\n\toption http-no-delay", haproxyRequests)},

@@ -7,9 +7,11 @@ import (
 	"slices"
 )
 
-// Forward says how a request head is passed on to a server that gets this request and
-// no other on its connection.
+// Forward says how a request head is passed on to a server.
 type Forward struct {
+	// Persistent lets the server keep its connection for the client's next request, unless
+	// the client's own connection ends with this one. Without it the server is asked to close.
+	Persistent bool
 	// Upgrades holds the protocols that may be upgraded to, in lower case. Others are
 	// not asked for.
 	Upgrades []string
@@ -27,11 +29,14 @@ type Forwarded struct {
 	Upgrade string
 	// Key is the Sec-WebSocket-Key, if Upgrade is websocket.
 	Key []byte
+	// Close says that the client's connection ends with the response: the client has asked
+	// for that, or speaks HTTP/1.0 (RFC 9112 section 9.3).
+	Close bool
 }
 
 // Request returns the head that r has read from data as it is passed on: with
-// "Connection: close", or "Connection: Upgrade" if an upgrade is asked for, and without
-// the fields that concern the client's connection alone (RFC 9110 section 7.6.1). A
+// "Connection: close", or "Connection: Upgrade" if an upgrade is asked for, or no Connection
+// field if the server's connection persists, and without the fields that concern the client's connection alone (RFC 9110 section 7.6.1). A
 // CONNECT request has no Connection field: what follows is the tunnel's. A target in
 // absolute-form becomes one in origin-form, with its authority as the Host. All other lines
 // are those of the client, except that a head which only a lenient reader accepts is
@@ -49,6 +54,7 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 	if !hostBytes(authority) { // net/url, and so a lenient reader, takes more in a URL
 		return out, ErrAuthority
 	}
+	out.Close = r.Minor == 0 || options.has(data, "close")
 	connect := string(r.Method.Of(data)) == "CONNECT"
 	content := r.Chunked || r.ContentLength > 0
 	if !connect && !content && r.Minor == 1 && options.has(data, "upgrade") {
@@ -62,6 +68,8 @@ func (f *Forward) Request(r *Reader, data []byte) (Forwarded, error) {
 		connection = ""
 	case out.Upgrade != "":
 		connection = "Upgrade"
+	case f.Persistent && !out.Close:
+		connection = ""
 	}
 	var hasConnection, hasUpgrade, hasLength bool
 	head = r.appendLine(head, data)
@@ -139,44 +147,52 @@ func (r *Reader) appendLine(head, data []byte) []byte {
 }
 
 // Forward appends to dst the head of a response that r has read from data, as it is
-// passed on to a client whose connection ends with it: with "Connection: close", unless
-// more responses follow (1xx), and without the fields that concern the server's
-// connection alone. Only a 426 keeps its Upgrade field, which it must have (RFC 9110
-// section 15.5.22). What only tolerant readers accept is written in the form that all
-// readers accept.
+// passed on to a client, without the fields that concern the server's connection alone.
+// Only a 426 keeps its Upgrade field, which it must have (RFC 9110 section 15.5.22). What
+// only tolerant readers accept is written in the form that all readers accept.
+//
+// If the client's connection is not kept, a final response (2xx to 5xx) gets
+// "Connection: close". If it is, the version is HTTP/1.1 (RFC 9112 section 2.3): behind
+// HTTP/1.0 a client would expect the end.
 //
 // 1xx and 204 lose the fields of the framing, which they must not have: some clients would
 // wait for a body (RFC 9110 section 8.6, RFC 9112 section 6.1).
-func (r *Response) Forward(dst, data []byte) []byte {
+func (r *Response) Forward(dst, data []byte, keep bool) []byte {
 	options := connectionOptions(r.Fields, data)
+	version := len(dst) + len(responseVersion)
 	dst = r.appendLine(dst, data)
+	if keep {
+		dst[version] = '1'
+	}
 	framed := r.Status >= 200 && r.Status != 204
 	hasLength := false
 	for i, field := range r.Fields {
 		name := field.Name.Of(data)
-		keep := true
+		wanted := true
 		switch known(name) {
 		case connectionField, hopField:
-			keep = false
+			wanted = false
 		case upgradeField:
-			keep = r.Status == 426
+			wanted = r.Status == 426
 		case lengthField:
-			keep = framed && !hasLength && !r.Chunked
+			wanted = framed && !hasLength && !r.Chunked
 			hasLength = true
 		case codingField:
-			keep = framed
+			wanted = framed
 		case otherField:
-			keep = !options.names(data, name) || endToEnd(name) || EqualFold(name, "Set-Cookie")
+			wanted = !options.names(data, name) || endToEnd(name) || EqualFold(name, "Set-Cookie")
 		}
-		if keep {
+		if wanted {
 			dst = r.appendField(dst, data, i)
 		}
 	}
 	switch {
 	case r.Status < 200:
+	case r.Status == 426 && keep:
+		dst = append(dst, "Connection: Upgrade\r\n"...)
 	case r.Status == 426:
 		dst = append(dst, "Connection: close, Upgrade\r\n"...)
-	default:
+	case !keep:
 		dst = append(dst, "Connection: close\r\n"...)
 	}
 	return append(dst, crlf...)
@@ -216,6 +232,12 @@ func (r *Response) appendField(dst, data []byte, i int) []byte {
 		return appendField(dst, field.Name.Of(data), field.Value.Of(data))
 	}
 	return append(append(dst, bytes.TrimRight(r.Line(i).Of(data), "\r\n")...), crlf...)
+}
+
+// Persistent reports whether the server that sent the response, which r has read from data,
+// keeps its connection after it (RFC 9112 section 9.3).
+func (r *Response) Persistent(data []byte) bool {
+	return r.Minor > 0 && !connectionOptions(r.Fields, data).has(data, "close")
 }
 
 // Switches reports whether r, read from data, is the answer that ends HTTP on a

@@ -333,7 +333,7 @@ func TestForwardResponse(t *testing.T) {
 					t.Fatalf("%q: %v, %v", in, r.head.verdict, r.Err())
 				}
 				data := []byte(in + "body")
-				if got := string(r.Forward([]byte("before "), data)); got != "before "+want {
+				if got := string(r.Forward([]byte("before "), data, false)); got != "before "+want {
 					t.Errorf("%q:\ngot  %q\nwant %q", in, got, "before "+want)
 				}
 				if string(data) != in+"body" {

@@ -667,7 +667,7 @@ func FuzzForwardResponse(f *testing.F) {
 			return // Connection is added, and s would not read so many
 		}
 		in := data[:r.Len]
-		head := r.Forward(nil, data)
+		head := r.Forward(nil, data, false)
 		s := readResponse(string(head))
 		if s.head.verdict != HTTP || s.Len != len(head) {
 			t.Fatalf("%q: passed on as %q: %v, %v", in, head, s.head.verdict, s.Err())

@@ -13,6 +13,12 @@ import (
 
 // serve moves what bytes can be moved in both directions.
 func (l *loop) serve(p *pair) {
+	if p.session != nil {
+		l.serveSession(p)
+	}
+	if p.session != nil || p.ended != 0 {
+		return
+	}
 	for _, ln := range [...]*lane{&p.up, &p.down} {
 		if !ln.over {
 			l.carry(p, ln)
@@ -72,18 +78,21 @@ func (l *loop) fetch(p *pair, ln *lane, src *endpoint) {
 	}
 }
 
-// deliver writes bytes that the lane holds.
-func (l *loop) deliver(p *pair, ln *lane, dst *endpoint) {
-	var n int
-	var err error
-	if len(ln.held) > 0 {
-		n, err = write(dst.fd, ln.held)
-		if ln.held = ln.held[n:]; len(ln.held) == 0 {
-			ln.release()
-		}
-	} else {
-		n, err = ln.pipe.pour(dst.fd)
+// pour writes bytes that the lane holds to the socket fd.
+func (ln *lane) pour(fd int32) (n int, err error) {
+	if len(ln.held) == 0 {
+		return ln.pipe.pour(fd)
 	}
+	n, err = write(fd, ln.held)
+	if ln.held = ln.held[n:]; len(ln.held) == 0 {
+		ln.release()
+	}
+	return n, err
+}
+
+// deliver writes bytes that the lane holds to their destination.
+func (l *loop) deliver(p *pair, ln *lane, dst *endpoint) {
+	n, err := ln.pour(dst.fd)
 	if n > 0 {
 		ln.carried += int64(n)
 		p.delivered = l.now
@@ -98,18 +107,30 @@ func (l *loop) deliver(p *pair, ln *lane, dst *endpoint) {
 	}
 }
 
-// keep moves held bytes from the loop's buffer to one of their own.
+// keep moves held bytes from the loop's memory to a buffer of their own.
 func (ln *lane) keep() {
-	if !ln.borrowed {
+	switch {
+	case !ln.borrowed:
 		return
+	case len(ln.held) > socket.LargeSize: // with a head before what was read
+		ln.buffer = make([]byte, len(ln.held))
+	case len(ln.held) > socket.SmallSize:
+		ln.buffer = socket.TakeBuffer(socket.LargeSize, int64(len(ln.held)))
+	default:
+		ln.buffer = socket.TakeBuffer(socket.SmallSize, int64(len(ln.held)))
 	}
-	size := socket.SmallSize
-	if len(ln.held) > size {
-		size = socket.LargeSize
-	}
-	ln.buffer = socket.TakeBuffer(size, int64(len(ln.held)))
 	copy(ln.buffer, ln.held)
 	ln.held, ln.borrowed = ln.buffer, false
+}
+
+// append adds bytes to those that the lane holds.
+func (ln *lane) append(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	held := append(append(make([]byte, 0, len(ln.held)+len(b)), ln.held...), b...)
+	ln.release()
+	ln.held = held
 }
 
 // release lets go of the memory behind held.
@@ -161,12 +182,17 @@ func (l *loop) collect(p *pair, s *endpoint) {
 
 // fail ends the stream because of an error of s.
 func (l *loop) fail(p *pair, s *endpoint, err error) {
-	reset, failed := p.names(s)
+	cause, failed := p.names(s)
 	if socket.IsReset(err) {
-		l.end(p, reset, nil)
+		err = nil
 	} else {
-		l.end(p, failed, err)
+		cause = failed
 	}
+	if p.session != nil {
+		l.failSession(p, s, cause, err)
+		return
+	}
+	l.end(p, cause, err)
 }
 
 // end closes both sockets and lets go of all the stream has, unless that is done.
@@ -175,14 +201,13 @@ func (l *loop) end(p *pair, cause Cause, err error) (first bool) {
 		return false
 	}
 	p.cause, p.err = cause, err
+	if p.session != nil {
+		l.endSession(p, cause, err)
+	}
 	for _, s := range [...]*endpoint{&p.client, &p.upstream} {
-		if cause.abrupt() {
-			unix.SetsockoptLinger(int(s.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		if s.fd >= 0 {
+			l.discard(s, cause.abrupt())
 		}
-		l.mu.Lock()
-		delete(l.sockets, s.fd) // before somebody else gets this descriptor
-		l.mu.Unlock()
-		unix.Close(int(s.fd))
 	}
 	for _, ln := range [...]*lane{&p.up, &p.down} {
 		ln.release()
@@ -192,6 +217,18 @@ func (l *loop) end(p *pair, cause Cause, err error) (first bool) {
 	p.ended = time.Since(epoch)
 	l.ended = append(l.ended, p)
 	return true
+}
+
+// discard closes a socket, with a reset or not.
+func (l *loop) discard(s *endpoint, reset bool) {
+	if reset {
+		unix.SetsockoptLinger(int(s.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+	l.mu.Lock()
+	delete(l.sockets, s.fd) // before somebody else gets this descriptor
+	l.mu.Unlock()
+	unix.Close(int(s.fd))
+	s.fd = -1
 }
 
 // read is read(2), without interruptions. It returns 0 and nil at the end.

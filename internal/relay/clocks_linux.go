@@ -32,6 +32,13 @@ func (c *clocks) set(p *pair) {
 	}
 }
 
+// hasten puts p in its place if something is due earlier than was known.
+func (c *clocks) hasten(p *pair) {
+	if at, _ := p.deadline(); p.clock == noClock || at < p.due {
+		c.set(p)
+	}
+}
+
 // stop takes p out.
 func (c *clocks) stop(p *pair) {
 	if p.clock != noClock {
@@ -39,8 +46,12 @@ func (c *clocks) stop(p *pair) {
 	}
 }
 
-// deadline returns when p ends if no more bytes are delivered, and why.
+// deadline returns when p ends, or something of its session, if no more bytes are
+// delivered, and why.
 func (p *pair) deadline() (at time.Duration, cause Cause) {
+	if p.session != nil {
+		return p.session.deadline(p)
+	}
 	at = forever
 	if p.idle > 0 {
 		at, cause = after(p.delivered, p.idle), IdleTimeout

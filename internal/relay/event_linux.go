@@ -39,8 +39,10 @@ var epoch = time.Now()
 
 // Start implements [Engine].
 func (e *Event) Start(s *Stream) (detached bool) {
-	p := e.takeOver(s)
-	if p == nil {
+	p := &pair{group: s.Group, done: s.Done, idle: s.IdleTimeout, halfClose: s.HalfCloseTimeout}
+	p.up.accept(s.ToUpstream)
+	p.down.accept(s.ToClient)
+	if !e.takeOver(p, s.Client, s.Upstream) {
 		return Portable{Streams: e.Streams}.Start(s)
 	}
 	// The runtime's poller lets go of the sockets, which stay open.
@@ -62,39 +64,32 @@ func (p *pair) enrol() {
 	p.loop.postLocked(message{pair: p})
 }
 
-// takeOver returns the record of s with descriptors of its own, or nil if s is not for
-// this engine.
-func (e *Event) takeOver(s *Stream) *pair {
-	if !socket.Is(s.Client) || !socket.Is(s.Upstream) {
-		return nil
+// takeOver gives p descriptors of its own for its two sockets, and a loop. upstream may be
+// nil. It reports false if they are not for this engine.
+func (e *Event) takeOver(p *pair, client, upstream net.Conn) bool {
+	if !socket.Is(client) || upstream != nil && !socket.Is(upstream) {
+		return false
 	}
-	p := &pair{
-		engine:    e,
-		group:     s.Group,
-		done:      s.Done,
-		started:   time.Since(epoch),
-		idle:      s.IdleTimeout,
-		halfClose: s.HalfCloseTimeout,
-		clock:     noClock,
-	}
+	p.engine, p.clock = e, noClock
+	p.started = time.Since(epoch)
 	p.delivered = p.started
-	p.up.accept(s.ToUpstream)
-	p.down.accept(s.ToClient)
 
-	err := p.client.dup(p, s.Client)
+	err := p.client.dup(p, client)
 	if err == nil {
-		if err = p.upstream.dup(p, s.Upstream); err == nil {
+		if err = p.upstream.dup(p, upstream); err == nil {
 			if err = p.join(); err == nil {
-				return p
+				return true
 			}
-			unix.Close(int(p.upstream.fd))
+			if upstream != nil {
+				unix.Close(int(p.upstream.fd))
+			}
 		}
 		unix.Close(int(p.client.fd))
 	}
 	if !errors.Is(err, net.ErrClosed) {
 		e.warn("a stream is relayed by goroutines: no event loop could take it", err)
 	}
-	return nil
+	return false
 }
 
 // warn calls Warn, unless it did lately.
@@ -111,6 +106,10 @@ func (e *Event) warn(message string, err error) {
 type pair struct {
 	client, upstream endpoint
 	up, down         lane
+
+	session *session // nil: a raw stream
+	owner   Owner    // of the session, or of what has become a raw stream; else nil
+	taken   func()   // hands over what a session has left, when it is over
 
 	loop    *loop  // constant
 	engine  *Event // constant
@@ -140,10 +139,15 @@ type endpoint struct {
 	readable, writable bool // as far as is known
 	wary               bool // reading less than was asked for does not mean that there is no more, as before urgent data
 	failed             bool // an error is to be collected
+	finished           bool // its peer has finished sending
 }
 
-// dup makes s a second descriptor of c.
+// dup makes s a second descriptor of c, or of nothing if c is nil.
 func (s *endpoint) dup(p *pair, c net.Conn) error {
+	if c == nil {
+		s.fd = -1
+		return nil
+	}
 	fd, err := socket.Dup(c)
 	if err != nil {
 		return err
@@ -172,13 +176,16 @@ type lane struct {
 func (ln *lane) accept(d Direction) {
 	switch {
 	case d.Limit == 0:
-		ln.left = math.MaxInt64
+		ln.left = unlimited
 	case d.Limit > 0:
 		ln.left = d.Limit
 	}
 	ln.held = d.Pending[:min(int64(len(d.Pending)), ln.left)]
 	ln.left -= int64(len(ln.held))
 }
+
+// unlimited is what is left of a direction that has no limit.
+const unlimited = math.MaxInt64
 
 // empty reports whether all that was read is delivered.
 func (ln *lane) empty() bool {
@@ -212,21 +219,46 @@ func (p *pair) names(s *endpoint) (reset, failed Cause) {
 // end implements member.
 func (p *pair) end(cause Cause, err error) bool {
 	first := make(chan bool, 1)
-	return p.loop.post(message{p, cause, err, first}) && <-first
+	return p.loop.post(message{pair: p, cause: cause, err: err, first: first}) && <-first
+}
+
+// retire implements member.
+func (p *pair) retire(which func(Owner) bool) {
+	if p.owner != nil && (which == nil || which(p.owner)) {
+		p.loop.post(message{pair: p, retire: true})
+	}
 }
 
 // conclude accounts for the stream. It is a goroutine, since Done may take its time.
 func (p *pair) conclude() {
-	if p.done != nil {
-		p.done(Account{
-			ToUpstream: p.up.carried,
-			ToClient:   p.down.carried,
-			Duration:   p.ended - p.started,
-			Cause:      p.cause,
-			Err:        p.err,
-			Engine:     "event",
-		})
+	account := Account{
+		ToUpstream: p.up.carried,
+		ToClient:   p.down.carried,
+		Duration:   p.ended - p.started,
+		Cause:      p.cause,
+		Err:        p.err,
+		Engine:     "event",
 	}
+	switch {
+	case p.done != nil:
+		p.done(account)
+	case p.owner == nil:
+	case p.session == nil: // it had become a tunnel
+		p.owner.Ended(account)
+		p.owner.Dropped()
+		p.owner.Closed()
+	default:
+		p.owner.Closed()
+	}
+	if p.taken != nil {
+		p.taken()
+		return
+	}
+	p.forget()
+}
+
+// forget takes p out of the registries.
+func (p *pair) forget() {
 	p.engine.Streams.remove(p)
 	p.group.remove(p)
 }

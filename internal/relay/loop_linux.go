@@ -54,6 +54,7 @@ type loop struct {
 	pipes   pipes
 	turn    int64  // bounds, in bytes, what a direction moves before other streams have their turn
 	buffer  []byte // where bytes are between read and write
+	scratch []byte // where heads are before they are written
 	ended   []*pair
 }
 
@@ -62,7 +63,10 @@ type message struct {
 	pair  *pair
 	cause Cause
 	err   error
-	first chan<- bool // what member.end returns; nil: begin
+	first chan<- bool // what member.end returns
+
+	// In place of first: to begin with the pair is the default.
+	retire bool // what member.retire asks for
 }
 
 // join finds a loop for p, and lets it know the sockets.
@@ -134,11 +138,14 @@ func (l *loop) watch(p *pair) error {
 	if err := watch(l.epoll, p.client.fd, events); err != nil {
 		return err
 	}
-	if err := watch(l.epoll, p.upstream.fd, events); err != nil {
-		unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(p.client.fd), nil)
-		return err
+	if p.upstream.fd >= 0 {
+		if err := watch(l.epoll, p.upstream.fd, events); err != nil {
+			unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(p.client.fd), nil)
+			return err
+		}
+		l.sockets[p.upstream.fd] = &p.upstream
 	}
-	l.sockets[p.client.fd], l.sockets[p.upstream.fd] = &p.client, &p.upstream
+	l.sockets[p.client.fd] = &p.client
 	return nil
 }
 
@@ -155,6 +162,7 @@ func (l *loop) close() {
 	socket.GiveBack(l.buffer)
 	l.pipes.close()
 	l.woken, l.buffer = false, nil
+	l.scratch = nil
 	l.inbox, l.letters, l.events, l.sockets, l.ready, l.serving, l.ended, l.clocks = nil, nil, nil, nil, nil, nil, nil, nil
 }
 
@@ -286,6 +294,7 @@ func (l *loop) note(event unix.EpollEvent) {
 	s.readable = s.readable || event.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|over) != 0
 	s.writable = s.writable || event.Events&(unix.EPOLLOUT|over) != 0
 	s.failed = s.failed || event.Events&unix.EPOLLERR != 0
+	s.finished = s.finished || event.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0
 	s.wary = s.wary || event.Events&(unix.EPOLLRDHUP|unix.EPOLLPRI|over) != 0
 	if s.pair.begun {
 		l.enqueue(s.pair)
@@ -313,9 +322,12 @@ func (l *loop) serveReady() {
 // readMessages does what others have asked for.
 func (l *loop) readMessages() {
 	for _, m := range l.letters {
-		if m.first != nil {
+		switch {
+		case m.first != nil:
 			m.first <- l.end(m.pair, m.cause, m.err)
-		} else if m.pair.ended == 0 {
+		case m.retire:
+			l.retire(m.pair)
+		case m.pair.ended == 0:
 			l.begin(m.pair)
 		}
 	}
@@ -325,6 +337,12 @@ func (l *loop) readMessages() {
 // begin makes p one of the streams that are served.
 func (l *loop) begin(p *pair) {
 	p.begun = true
+	if p.session != nil {
+		l.beginSession(p)
+	}
+	if p.ended != 0 {
+		return
+	}
 	l.clocks.set(p)
 	l.enqueue(p)
 }
@@ -333,10 +351,13 @@ func (l *loop) begin(p *pair) {
 func (l *loop) checkClocks() {
 	for l.clocks.first() <= l.now {
 		p := l.clocks[0]
-		if at, cause := p.deadline(); at <= l.now {
-			l.end(p, cause, nil)
-		} else {
+		switch at, cause := p.deadline(); {
+		case at > l.now:
 			l.clocks.set(p)
+		case p.session != nil:
+			l.expire(p, cause)
+		default:
+			l.end(p, cause, nil)
 		}
 	}
 }

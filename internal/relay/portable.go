@@ -121,16 +121,24 @@ func (s *stream) conclude(engine string) {
 	s.end(Finished, nil)
 	s.stopClocks()
 	if s.done != nil {
-		s.done(Account{
-			ToUpstream: s.up.delivered.Load(),
-			ToClient:   s.down.delivered.Load(),
-			Duration:   time.Since(s.started),
-			Cause:      s.cause,
-			Err:        s.err,
-			Engine:     engine,
-		})
+		s.done(s.account(engine))
 	}
 }
+
+// account returns what has become of the stream.
+func (s *stream) account(engine string) Account {
+	return Account{
+		ToUpstream: s.up.delivered.Load(),
+		ToClient:   s.down.delivered.Load(),
+		Duration:   time.Since(s.started),
+		Cause:      s.cause,
+		Err:        s.err,
+		Engine:     engine,
+	}
+}
+
+// retire implements member.
+func (s *stream) retire(func(Owner) bool) {}
 
 // flow is one direction of a stream.
 type flow struct {

@@ -28,6 +28,10 @@ type member interface {
 	// end ends the stream for the given cause unless it has ended, and says
 	// whether it did. When it returns, both connections are closed.
 	end(Cause, error) bool
+
+	// retire lets a session end as soon as no request is under way, if which is nil or
+	// reports true for its owner.
+	retire(which func(Owner) bool)
 }
 
 // Len returns the number of streams in flight. A stream counts from Start until
@@ -43,6 +47,7 @@ func (r *Registry) Len() int {
 // stubborn. It returns how many it reset. Streams may be started meanwhile and
 // are treated alike, and so is the work that is held for.
 func (r *Registry) Drain(ctx context.Context) (reset int) {
+	r.Retire(nil)
 	patience, force := ctx.Done(), false
 	var over <-chan time.Time
 	for {
@@ -79,6 +84,17 @@ func (r *Registry) Drain(ctx context.Context) (reset int) {
 		case <-over:
 			return reset
 		}
+	}
+}
+
+// Retire lets sessions end that wait for a request, and the others after the one under way:
+// those for whose owner which reports true; nil: all.
+func (r *Registry) Retire(which func(Owner) bool) {
+	r.mu.Lock()
+	all := slices.Collect(maps.Keys(r.streams))
+	r.mu.Unlock()
+	for _, m := range all {
+		m.retire(which)
 	}
 }
 
@@ -139,6 +155,9 @@ func (h *hold) end(Cause, error) (first bool) {
 	h.stop = nil
 	return true
 }
+
+// retire implements member.
+func (h *hold) retire(func(Owner) bool) {}
 
 // add registers a stream. A nil Registry registers nothing.
 func (r *Registry) add(m member) {

@@ -112,6 +112,8 @@ func TestHold(t *testing.T) {
 // stuck is a stream that does not end when it is told to.
 type stuck struct{ ends int }
 
+func (s *stuck) retire(func(Owner) bool) {}
+
 func (s *stuck) end(Cause, error) bool { s.ends++; return s.ends == 1 }
 
 // Drain does not wait for ever for what cannot end.

@@ -144,4 +144,7 @@ type Engine interface {
 	// their sockets by descriptors of its own. Then nobody need wait for Done who has to
 	// close what he has accepted.
 	Start(*Stream) (detached bool)
+
+	// Serve takes the session over, as Start does a stream.
+	Serve(*Session) (detached bool)
 }

@@ -59,22 +59,32 @@ func Detach(conn net.Conn) (detached net.Conn, ok bool) {
 	if err != nil {
 		return conn, false
 	}
-	file := os.NewFile(uintptr(fd), "")
-	defer file.Close()
-	if !descriptors.Take(1) { // net.FileConn makes one more
+	if detached, err = FromDescriptor(fd); err != nil {
 		return conn, false
-	}
-	options := socketOptionsOf(fd)
-	if detached, err = net.FileConn(file); err != nil {
-		descriptors.Unused(1)
-		return conn, false
-	}
-	options.restore(fd)
-	if raw := rawConn(detached); raw == nil || raw.Control(descriptors.Opened) != nil {
-		descriptors.Unused(1)
 	}
 	_ = conn.Close() // takes it out of the runtime's poller, too
 	return detached, true
+}
+
+// FromDescriptor returns a connection of the socket fd, with its options as they are. It
+// closes fd, in any case.
+func FromDescriptor(fd int) (net.Conn, error) {
+	file := os.NewFile(uintptr(fd), "")
+	defer file.Close()
+	if !descriptors.Take(1) { // net.FileConn makes one more
+		return nil, descriptors.ErrScarce
+	}
+	options := socketOptionsOf(fd)
+	conn, err := net.FileConn(file)
+	if err != nil {
+		descriptors.Unused(1)
+		return nil, err
+	}
+	options.restore(fd)
+	if raw := rawConn(conn); raw == nil || raw.Control(descriptors.Opened) != nil {
+		descriptors.Unused(1)
+	}
+	return conn, nil
 }
 
 // socketOption is an option that net sets for each TCP connection that it makes, also of a

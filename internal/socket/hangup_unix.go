@@ -95,3 +95,19 @@ func PeerLost(fd int) bool {
 	_, err := unix.Getpeername(fd)
 	return err == unix.ENOTCONN
 }
+
+// Quiet reports whether the peer of an idle connection has neither sent anything nor ended
+// it, as far as can be told without reading: true where there is no telling.
+func Quiet(conn net.Conn) bool {
+	raw := rawConn(Of(conn))
+	if raw == nil {
+		return true
+	}
+	var err error
+	if raw.Control(func(fd uintptr) {
+		_, _, err = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	}) != nil {
+		return false
+	}
+	return err == unix.EAGAIN
+}

@@ -32,6 +32,9 @@ func AwaitHangUp(net.Conn) error { return nil }
 // HangUp returns nil: see NoticesHangUp.
 func HangUp(net.Conn) error { return nil }
 
+// Quiet reports true: there is no telling.
+func Quiet(net.Conn) bool { return true }
+
 // LostPeer reports false: here a connection that is reset goes on saying so.
 func LostPeer(net.Conn) bool { return false }
 

@@ -36,6 +36,17 @@ func newPolicy(selector l4proxy.Selector) policy {
 	}
 }
 
+// perRequest reports whether a selector may look at a request.
+func perRequest(selector l4proxy.Selector) bool {
+	switch selector.(type) {
+	case nil, *l4proxy.FirstSelection, *l4proxy.IPHashSelection, *l4proxy.LeastConnSelection,
+		*l4proxy.RandomChoiceSelection, *l4proxy.RandomSelection, *l4proxy.RoundRobinSelection,
+		*l4proxy.WeightedRoundRobinSelection:
+		return false
+	}
+	return true
+}
+
 // selectorPolicy chooses as the selector does.
 type selectorPolicy struct{ selector l4proxy.Selector }
 

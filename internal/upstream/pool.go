@@ -207,6 +207,19 @@ func (p *Pool) Choose(client *Client, excluded ...*Server) (*Reservation, error)
 	return nil, errNoneAvailable
 }
 
+// Again reserves a place at a server that was chosen before for a client, if it is still
+// available: for a connection to it that was kept.
+func (p *Pool) Again(to *Server) (*Reservation, bool) {
+	if !to.available() || !to.peer.acquire(to.maxConnections) {
+		return nil, false
+	}
+	return &Reservation{Server: to}, true
+}
+
+// PerRequest reports whether which server is chosen, or its address, may depend on the
+// request, not on the client's connection alone.
+func (p *Pool) PerRequest() bool { return perRequest(p.options.Selector) || p.PerClient() }
+
 // Dial connects to a server for the client, with TLS and the PROXY protocol header. An error
 // is an *Error.
 func (p *Pool) Dial(ctx context.Context, to *Server, client *Client) (net.Conn, error) {

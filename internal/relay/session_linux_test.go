@@ -53,7 +53,7 @@ func TestExchangeLeavesNoPort(t *testing.T) {
 			for range exchanges {
 				served := make(chan struct{}) // the client has its response
 				// Our end is the one that dials.
-				l := exchanged(t, "tcp", exchangeGet, func(x *Exchange) {
+				l := exchanged(t, "tcp", exchangeGet, func(x *testSession) {
 					x.Upstream.Close()
 					var upstream net.Conn
 					x.Upstream, upstream = dialed(t, ln, test.network)

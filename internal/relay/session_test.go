@@ -16,16 +16,28 @@ import (
 	"time"
 	"weak"
 
+	"github.com/streamprox/caddy-streamprox/internal/exchange"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
+// testSession is a session of one exchange, and what a test may change about it.
+type testSession struct {
+	Session
+	Streams *Registry
+	Engine  Engine
+
+	dropped func()        // called when the upstream's connection is closed
+	ended   func(Account) // called when the exchange is over
+}
+
 // exchanged carries out the exchange that begins with the bytes in, seen from the
-// peers.
-func exchanged(t *testing.T, network, in string, configure func(*Exchange)) *link {
+// peers. Its client is not kept.
+func exchanged(t *testing.T, network, in string, configure func(*testSession)) *link {
 	t.Helper()
 	l := &link{done: make(chan Account, 1)}
-	x := &Exchange{Streams: new(Registry), Tunnels: &Portable{}, Done: func(a Account) { l.done <- a }}
+	x := &testSession{Streams: new(Registry)}
+	x.Engine = New(x.Streams, nil)
 	x.Client, l.client = connect(t, network)
 	x.Upstream, l.upstream = connect(t, network)
 
@@ -36,33 +48,75 @@ func exchanged(t *testing.T, network, in string, configure func(*Exchange)) *lin
 		t.Fatalf("%q is %v: %v", in, got, head.Err())
 	}
 	forward := httphead.Forward{Upgrades: []string{"websocket", "other"}}
-	var err error
-	if x.Request, err = forward.Request(&head, data); err != nil {
-		t.Fatal(err)
-	}
-	x.Method = string(head.Method.Of(data))
-	x.Old = head.Minor == 0
-	x.Body.Reset(head.ContentLength, head.Chunked)
-	x.Pending = data[head.Len:]
-	x.Refuse = func(client net.Conn, status int) {
-		_, _ = fmt.Fprintf(client, "HTTP/1.1 %d Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", status)
-	}
+	x.Request, x.Pending = requestOf(t, &forward, &head, data), data[head.Len:]
 	if configure != nil {
 		configure(x)
 	}
-	ran := make(chan struct{})
+	closed := make(chan struct{})
+	x.Owner = &oneExchange{link: l, t: t, closed: closed, dropped: x.dropped, ended: x.ended}
 	streams := x.Streams // not x: TestTunnelKeepsNoExchange
-	go func() {
-		defer close(ran)
-		x.Run()
-	}()
+	x.Engine.Serve(&x.Session)
 	t.Cleanup(func() {
 		l.client.Close()
 		l.upstream.Close()
-		await(t, "Run", ran)
+		await(t, "the end of the session", closed)
 		streams.Drain(context.Background())
 	})
 	return l
+}
+
+// requestOf returns the request that head has read from data.
+func requestOf(t *testing.T, forward *httphead.Forward, head *httphead.Reader, data []byte) exchange.Request {
+	t.Helper()
+	forwarded, err := forward.Request(head, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := exchange.Request{Method: string(head.Method.Of(data)), Forwarded: forwarded, Old: head.Minor == 0}
+	head.ResetBody(&r.Body)
+	return r
+}
+
+// oneExchange is the owner of a session of one exchange.
+type oneExchange struct {
+	t       *testing.T
+	link    *link
+	dropped func()
+	ended   func(Account)
+	account Account
+	closed  chan struct{}
+}
+
+func (o *oneExchange) Refusal(status int) []byte {
+	return fmt.Appendf(nil, "HTTP/1.1 %d Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", status)
+}
+
+func (o *oneExchange) Ended(a Account) {
+	if o.account.Engine != "" && o.account.Engine != "http" || o.account.Engine == a.Engine {
+		o.t.Error("Ended was called twice")
+	}
+	o.account = a
+	if o.ended != nil {
+		o.ended(a)
+	}
+}
+
+func (o *oneExchange) Next([]byte, bool) Next {
+	o.t.Error("Next was called")
+	return Next{}
+}
+
+func (o *oneExchange) Take(net.Conn, []byte, net.Conn, func()) { o.t.Error("Take was called") }
+
+func (o *oneExchange) Dropped() {
+	if o.dropped != nil {
+		o.dropped()
+	}
+}
+
+func (o *oneExchange) Closed() {
+	o.link.done <- o.account
+	close(o.closed)
 }
 
 // over waits for the end of the exchange and compares its cause.
@@ -74,6 +128,9 @@ func (l *link) over(t *testing.T, want Cause) Account {
 	}
 	return a
 }
+
+// maxHead is how large a response head may be.
+const maxHead = 64 << 10
 
 const (
 	exchangeGet = "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -157,7 +214,7 @@ func TestExchangeLenient(t *testing.T) {
 	)
 	for _, network := range []string{"tcp", "unix", "tls"} {
 		for cut := range len(body) + 1 {
-			l := exchanged(t, network, head+body[:cut], func(x *Exchange) { x.Body.Lenient() })
+			l := exchanged(t, network, head+body[:cut], func(x *testSession) { x.Request.Body.Lenient() })
 			for i := range body[cut:] {
 				send(t, l.client, body[cut+i:cut+i+1])
 			}
@@ -250,10 +307,10 @@ func TestExchangeAnswers(t *testing.T) {
 		{name: "the upstream breaks off in the head", in: exchangeGet, upstream: func(t *testing.T, c net.Conn) { send(t, c, "HTTP/1.1 200 OK\r\nX: "); closeWrite(t, c) }, status: "502", cause: UpstreamError},
 		{name: "not HTTP", in: exchangeGet, upstream: func(t *testing.T, c net.Conn) { send(t, c, "SSH-2.0-x\r\n") }, status: "502", cause: BadResponse},
 		{name: "head without end", in: exchangeGet, upstream: func(_ *testing.T, c net.Conn) {
-			_, _ = io.WriteString(c, ok+strings.Repeat("X: yyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n", maxResponseHead/32))
+			_, _ = io.WriteString(c, ok+strings.Repeat("X: yyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n", maxHead/32))
 		}, status: "502", cause: BadResponse},
 		{name: "interim responses without end", in: exchangeGet, upstream: func(_ *testing.T, c net.Conn) {
-			_, _ = io.WriteString(c, strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", maxResponseHead/20))
+			_, _ = io.WriteString(c, strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", maxHead/20))
 		}, status: "102*502", cause: BadResponse},
 		{name: "101 that nobody asked for", in: exchangeGet, upstream: func(t *testing.T, c net.Conn) { send(t, c, switching) }, status: "502", cause: BadResponse},
 		{name: "101 without proof", in: upgradeGet, upstream: func(t *testing.T, c net.Conn) {
@@ -274,7 +331,7 @@ func TestExchangeAnswers(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			l := exchanged(t, "tcp", test.in, func(x *Exchange) { x.ResponseHeaderTimeout = test.timeout })
+			l := exchanged(t, "tcp", test.in, func(x *testSession) { x.ResponseHeaderTimeout = test.timeout })
 			if test.client != nil {
 				test.client(t, l.client)
 			}
@@ -294,6 +351,7 @@ func TestExchangeAnswers(t *testing.T) {
 			if want := "HTTP/1.1 " + final + " "; !strings.HasPrefix(string(got), want) {
 				t.Errorf("the client got %q, want %q", got, want)
 			}
+			l.client.Close()
 			l.over(t, test.cause)
 			if _, err := io.Copy(io.Discard, struct{ io.Reader }{l.upstream}); err == nil && test.cause != UpstreamError {
 				t.Error("the upstream saw a proper end, want a reset")
@@ -377,8 +435,8 @@ func TestExchangeTunnel(t *testing.T) {
 	for _, test := range tests {
 		for _, by := range hands {
 			t.Run(test.name+" "+by.network+" "+by.engine, func(t *testing.T) {
-				l := exchanged(t, by.network, test.in+"ahead ", func(x *Exchange) {
-					x.Tunnels = engines[by.engine](x.Streams)
+				l := exchanged(t, by.network, test.in+"ahead ", func(x *testSession) {
+					x.Engine = engines[by.engine](x.Streams)
 				})
 				receives(t, l.upstream, test.up)
 				send(t, l.client, "of the answer ")
@@ -428,15 +486,11 @@ func TestExchangeUpgradeWithContent(t *testing.T) {
 func TestExchangeHoldsNoAnswerUp(t *testing.T) {
 	var all sync.WaitGroup
 	for range 200 {
-		l := exchanged(t, "tcp", upgradeGet, func(x *Exchange) {
+		l := exchanged(t, "tcp", upgradeGet, func(x *testSession) {
 			x.IdleTimeout = 30 * time.Millisecond
-			x.Refuse = func(client net.Conn, _ int) {
-				_ = client.SetDeadline(time.Now().Add(200 * time.Millisecond))
-				_, _ = io.Copy(io.Discard, client)
-			}
 		})
 		all.Go(func() {
-			_, _ = l.client.Write(make([]byte, holdLimit))
+			_, _ = l.client.Write(make([]byte, aheadLimit))
 			select {
 			case <-l.done:
 			case <-time.After(patience):
@@ -450,7 +504,7 @@ func TestExchangeHoldsNoAnswerUp(t *testing.T) {
 // TestExchangeHolds checks that what is sent ahead of the answer to an upgrade is
 // bounded, and that none of it is lost.
 func TestExchangeHolds(t *testing.T) {
-	ahead := string(random(4*holdLimit, 7))
+	ahead := string(random(4*aheadLimit, 7))
 	l := exchanged(t, "tcp", upgradeGet, nil)
 	sent := make(chan struct{})
 	go func() {
@@ -505,7 +559,7 @@ func TestExchangeDiscards(t *testing.T) {
 // TestExchangeIdle checks that an exchange in which nothing moves ends, with an answer
 // if none has begun.
 func TestExchangeIdle(t *testing.T) {
-	idle := func(x *Exchange) { x.IdleTimeout = 30 * time.Millisecond }
+	idle := func(x *testSession) { x.IdleTimeout = 30 * time.Millisecond }
 	l := exchanged(t, "tcp", exchangeGet, idle)
 	receives(t, l.client, "HTTP/1.1 504 ")
 	l.over(t, IdleTimeout)
@@ -521,7 +575,7 @@ func TestExchangeIdle(t *testing.T) {
 // TestExchangeDrain checks that a shutdown waits for exchanges, and then resets them.
 func TestExchangeDrain(t *testing.T) {
 	var registry *Registry
-	l := exchanged(t, "tcp", exchangeGet, func(x *Exchange) { registry = x.Streams })
+	l := exchanged(t, "tcp", exchangeGet, func(x *testSession) { registry = x.Streams })
 	receives(t, l.upstream, getSent)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -547,7 +601,7 @@ func TestExchangeKill(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			group := new(Registry)
-			l := exchanged(t, "tcp", test.in, func(x *Exchange) { x.Group = group })
+			l := exchanged(t, "tcp", test.in, func(x *testSession) { x.Group = group })
 			if _, err := l.upstream.Read(make([]byte, 1)); err != nil {
 				t.Fatal(err)
 			}
@@ -585,27 +639,38 @@ func TestExchangeKill(t *testing.T) {
 	}
 }
 
-// engineFunc is an engine by its Start.
-type engineFunc func(*Stream) bool
+// hookedConn calls a function before its first write.
+type hookedConn struct {
+	*net.TCPConn
+	before func() error
+}
 
-func (f engineFunc) Start(s *Stream) bool { return f(s) }
+func (c *hookedConn) NetConn() net.Conn { return c.TCPConn }
+
+func (c *hookedConn) Write(p []byte) (int, error) {
+	if before := c.before; before != nil {
+		c.before = nil
+		if err := before(); err != nil {
+			return 0, err
+		}
+	}
+	return c.TCPConn.Write(p)
+}
 
 // TestKillBecomingTunnel: killing a group spares no stream that is becoming a tunnel at
 // that moment.
 func TestKillBecomingTunnel(t *testing.T) {
 	group := new(Registry)
 	killed := make(chan int)
-	l := exchanged(t, "tcp", upgradeGet, func(x *Exchange) {
+	l := exchanged(t, "tcp", upgradeGet, func(x *testSession) {
 		x.Group = group
-		x.Tunnels = engineFunc(func(s *Stream) bool {
+		x.Client = &hookedConn{x.Client.(*net.TCPConn), func() error {
 			go func() { killed <- group.Kill() }()
-			time.Sleep(10 * time.Millisecond) // Kill has seen the exchange alone, most likely
-			return Portable{}.Start(s)
-		})
+			return nil
+		}}
 	})
 	receives(t, l.upstream, upgradeGet)
 	send(t, l.upstream, switching)
-	receives(t, l.client, switching)
 	if got := <-killed; got != 1 {
 		t.Errorf("killed: got %d, want 1", got)
 	}
@@ -618,26 +683,22 @@ func TestKillBecomingTunnel(t *testing.T) {
 // request for one.
 func TestTunnelNotAnnounced(t *testing.T) {
 	boom := errors.New("boom")
-	l := exchanged(t, "tcp", upgradeGet, func(x *Exchange) {
-		x.Client = brokenConn{TCPConn: x.Client.(*net.TCPConn), write: boom}
-		x.Tunnels = engineFunc(func(*Stream) bool {
-			t.Error("a tunnel began")
-			return true
-		})
+	l := exchanged(t, "tcp", upgradeGet, func(x *testSession) {
+		x.Client = &hookedConn{x.Client.(*net.TCPConn), func() error { return boom }}
 	})
 	receives(t, l.upstream, upgradeGet)
 	send(t, l.upstream, switching)
 	receivesReset(t, l.upstream)
-	if a := l.over(t, ClientError); !errors.Is(a.Err, boom) {
-		t.Errorf("error: got %v, want %v", a.Err, boom)
+	if a := l.over(t, ClientError); !errors.Is(a.Err, boom) || a.Engine != "http" {
+		t.Errorf("got %+v, want error %v, and no tunnel", a, boom)
 	}
 }
 
 // TestTunnelKeepsNoExchange: what an exchange holds is free once it is a tunnel, which may
 // last for days.
 func TestTunnelKeepsNoExchange(t *testing.T) {
-	var x weak.Pointer[Exchange]
-	l := exchanged(t, "tcp", upgradeGet, func(strong *Exchange) { x = weak.Make(strong) })
+	var x weak.Pointer[testSession]
+	l := exchanged(t, "tcp", upgradeGet, func(strong *testSession) { x = weak.Make(strong) })
 	receives(t, l.upstream, upgradeGet)
 	send(t, l.upstream, switching)
 	receives(t, l.client, switching)
@@ -688,7 +749,13 @@ func TestExchangeAnswered(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var answered atomic.Int32
-			l := exchanged(t, "tcp", exchangeGet, func(x *Exchange) { x.Answered = func() { answered.Add(1) } })
+			l := exchanged(t, "tcp", exchangeGet, func(x *testSession) {
+				x.ended = func(a Account) {
+					if a.Cause == Finished {
+						answered.Add(1)
+					}
+				}
+			})
 			receives(t, l.upstream, getSent)
 			send(t, l.upstream, test.response)
 			if !test.answered {

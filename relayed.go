@@ -1,0 +1,99 @@
+package streamprox
+
+import (
+	"net"
+	"net/http"
+	"sync"
+
+	"github.com/streamprox/caddy-streamprox/internal/opening"
+	"github.com/streamprox/caddy-streamprox/internal/relay"
+	"github.com/streamprox/caddy-streamprox/internal/upstream"
+)
+
+// relayed is a client's connection in the engine's hands: what the engine asks when the
+// next request comes, and tells when one is over. A connection that waits keeps it, so it
+// is small.
+type relayed struct {
+	relay        *Relay
+	continuation                       // for the next request; none for a raw stream
+	to           *upstream.Reservation // held while a request, or a raw stream, is under way
+	leave        func()                // forgets that the upstream's connection may come back in
+	address      string                // of the upstream, for the log
+	remote       net.Addr
+	base         net.Conn       // the client's connection as inspect has it, if handlers have wrapped it; else nil
+	head         bool           // the method of the request is HEAD
+	ended        sync.WaitGroup // until the connection is closed, or somebody has taken it
+}
+
+// Refusal implements relay.Owner.
+func (r *relayed) Refusal(status int) []byte { return []byte(statusOnly(status).text(r.head)) }
+
+// Ended implements relay.Owner.
+func (r *relayed) Ended(account relay.Account) {
+	r.to.Release()
+	r.relay.logResponse(r.remote, r.to.Server, account)
+	r.relay.logEnd(r.remote, r.address, account)
+}
+
+// Next implements relay.Owner. It forwards a request that its head alone sends the same way
+// as the one before, and leaves all others to Take.
+func (r *relayed) Next(data []byte, kept bool) relay.Next {
+	if !kept || r.relay.pool.PerRequest() || r.inspect.debugs() {
+		return relay.Next{}
+	}
+	in, sure := r.look(data)
+	defer in.recycle(false)
+	if !sure || in.Outcome() != opening.HTTP || !r.inspect.leadsTo(in.route, r.relay) {
+		return relay.Next{}
+	}
+	request, err := r.relay.request(in, true)
+	if err != nil {
+		return relay.Next{}
+	}
+	to, ok := r.relay.pool.Again(r.to.Server)
+	if !ok {
+		return relay.Next{}
+	}
+	r.to, r.head = to, request.Method == http.MethodHead
+	return relay.Next{Verdict: relay.Forward, Request: request, HeadLen: in.Head.Len, Repeatable: isRepeatable(request.Method)}
+}
+
+// Take implements relay.Owner: the request is inspected, and goes wherever it belongs.
+func (r *relayed) Take(client net.Conn, data []byte, kept net.Conn, registered func()) {
+	if r.base != nil {
+		client = r.base
+	}
+	in := r.next(client, data)
+	in.turn.hold()
+	registered()
+	if kept != nil {
+		in.turn.kept = newKeptServer(r.relay, server{conn: kept, to: r.to, leave: r.leave})
+	}
+	in.serve(client)
+}
+
+// Dropped implements relay.Owner.
+func (r *relayed) Dropped() { r.leave() }
+
+// Closed implements relay.Owner.
+func (r *relayed) Closed() { r.ended.Done() }
+
+// done is for a raw stream what Ended, Dropped and Closed are for a session.
+func (r *relayed) done(account relay.Account) {
+	r.leave()
+	r.Ended(account)
+	r.Closed()
+}
+
+// isRepeatable reports whether a request with that method may be sent once more, if there
+// was no answer to it (RFC 9110 section 9.2.2).
+func isRepeatable(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete, http.MethodTrace:
+		return true
+	}
+	return false
+}
+
+// Interface guards
+var _ relay.Owner = (*relayed)(nil)
