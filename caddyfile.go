@@ -161,10 +161,12 @@ func (h *HTTPApp) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		switch option {
 		case "wait":
 			h.Wait, err = duration(d)
+		case "park":
+			h.Park, err = duration(d)
 		case "reuse":
 			h.Reuse, err = oneOf(d, "reinspect", "close", "pin")
 		default:
-			err = d.Errf("unrecognized http_app option '%s': use wait or reuse", option)
+			err = d.Errf("unrecognized http_app option '%s': use wait, reuse or park", option)
 		}
 		if err == nil {
 			err = endOfOption(d, option)

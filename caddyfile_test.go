@@ -44,6 +44,7 @@ func TestCaddyfileOptionErrors(t *testing.T) {
 		{"inspect", "max_pending", "10", badCounts},
 		{"inspect", "max_pending_per_ip", "10", badCounts},
 		{"http_app web", "wait", "5s", badDurations},
+		{"http_app web", "park", "10s", badDurations},
 		{"http_app web", "reuse", "reinspect", map[string]string{"always": "option 'reuse': unknown value 'always': use reinspect, close, pin"}},
 		{"relay 10.0.0.5:9000", "dial_timeout", "3s", badDurations},
 		{"relay 10.0.0.5:9000", "response_header_timeout", "30s", badDurations},
@@ -125,7 +126,7 @@ func TestCaddyfileErrors(t *testing.T) {
 		{name: "http_request: matcher without argument", config: "inspect {\n @a http_request protocol\n}", want: "expected exactly one protocol"},
 
 		{name: "http_app: two names", config: "http_app web other", want: "http_app takes one name; unexpected 'other'"},
-		{name: "http_app: unknown option", config: "http_app web {\n timeout 5s\n}", want: "unrecognized http_app option 'timeout': use wait or reuse"},
+		{name: "http_app: unknown option", config: "http_app web {\n timeout 5s\n}", want: "unrecognized http_app option 'timeout': use wait, reuse or park"},
 
 		{name: "relay: no upstream", config: "relay", want: "relay needs at least one upstream, as in 'relay 10.0.0.5:9000'"},
 		{name: "relay: no upstream but options", config: "relay {\n idle_timeout 1h\n lb_policy first\n}", want: "relay needs at least one upstream"},

@@ -16,11 +16,15 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/opening"
+	"github.com/streamprox/caddy-streamprox/internal/relay"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // defaultWait is how long http_app waits for a listener by default.
 const defaultWait = 5 * time.Second
+
+// defaultPark is how long a connection of http_app may be idle by default before it is parked.
+const defaultPark = time.Second
 
 // HTTPApp delivers a connection to a server of Caddy's HTTP app in this process,
 // without a socket in between. The server listens on the virtual network: its sites
@@ -47,7 +51,16 @@ type HTTPApp struct {
 	// `reinspect`; `pin` where inspect waits for the request line alone.
 	Reuse string `json:"reuse,omitempty"`
 
+	// How long a connection may have nothing to read before it leaves the HTTP server, which
+	// sees its end and frees what it holds for it. It then waits at the cost of a descriptor
+	// and a record, for as long as the server would, and its next request brings it back. 0
+	// means never. TLS connections, those of a listener wrapper, and with other systems than
+	// Linux all, stay with the server. Default: 1s.
+	Park *caddy.Duration `json:"park,omitempty"`
+
 	wait     time.Duration
+	park     time.Duration                  // 0: never
+	parker   relay.Parker                   // nil: there is none
 	wrapped  bool                           // inside a listener wrapper
 	targets  func() (*httpListeners, error) // of the configuration this handler is in
 	unrouted unroutedLog
@@ -77,6 +90,13 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("wait: %s is not more than 0", h.wait)
 		}
 	}
+	h.park = defaultPark
+	if h.Park != nil {
+		if h.park = time.Duration(*h.Park); h.park < 0 {
+			return fmt.Errorf("park: %s is less than 0", h.park)
+		}
+	}
+	h.parker, _ = relay.New(&streams, func(message string, err error) { h.logger.Warn(message, zap.Error(err)) }).(relay.Parker)
 	if _, err := parseReuse(h.Reuse, reusePin); err != nil {
 		return fmt.Errorf("%w: use reinspect, close or pin", err)
 	}
@@ -94,9 +114,10 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 	return unbindACME(ctx)
 }
 
-// Handle implements layer4.NextHandler. It returns when the HTTP server has the
-// connection, if that is a plain socket; else when the server has closed it. Inside a
-// listener wrapper and without a name it returns after next has taken it.
+// Handle implements layer4.NextHandler. It returns when the HTTP server has closed the
+// connection, or has left it to wait for its next request; with a plain socket that is all
+// the server's, when the server has it. Inside a listener wrapper and without a name it
+// returns after next has taken it.
 func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	a := arrive(cx)
 	switch {
@@ -128,11 +149,12 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		return nil
 	}
 	setTLSState(cx)
+	reuse, park := h.reuse(&a), h.parkingOf(&a)
 	ended, wait := serveNext, func() {} // while the connection is idle, nothing of this call is kept
-	if !a.detach() {
+	if reuse == reuseReinspect && park != nil || !a.detach() {
 		ended, wait = a.awaitEnd()
 	}
-	handed := a.hand(h.reuse(&a), ended)
+	handed := a.hand(reuse, park, ended)
 	if state := tlsState(cx); state != nil {
 		handed = tlsServedConn{served: handed, state: state}
 	}
@@ -293,9 +315,17 @@ func (h *HTTPApp) reuse(a *arrival) reuse {
 	return reuse
 }
 
+// parkingOf returns what parks the connection when it is idle, or nil.
+func (h *HTTPApp) parkingOf(a *arrival) *parking {
+	if h.park == 0 || h.parker == nil || !socket.Is(a.conn) {
+		return nil
+	}
+	return &parking{h.parker, h.park}
+}
+
 // hand returns the connection that the HTTP server gets. When the server has closed it,
 // ended is called once, with the request that follows if that is not the server's.
-func (a *arrival) hand(reuse reuse, ended func(*inspection)) served {
+func (a *arrival) hand(reuse reuse, park *parking, ended func(*inspection)) served {
 	if reuse == reusePin {
 		return newReplayConn(a.conn, a.pending, ended)
 	}
@@ -305,7 +335,9 @@ func (a *arrival) hand(reuse reuse, ended func(*inspection)) served {
 		pending = append(head, pending[headLen:]...)
 		headLen = len(head)
 	}
-	return newReinspectConn(a.in, a.conn, a.base, pending, headLen, reuse == reuseClose, ended)
+	c := newReinspectConn(a.in, a.conn, a.base, pending, headLen, reuse == reuseClose, ended)
+	c.parking = park
+	return c
 }
 
 // fallThrough leaves the connection to the wrapped server. It cannot come back to that,
@@ -326,7 +358,7 @@ func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
 	}
 	stream := fork(a.cx, a.conn, nil)
 	setTLSState(stream)
-	stream.Conn = a.hand(reuse, serveNext)
+	stream.Conn = a.hand(reuse, nil, serveNext)
 	return next.Handle(stream)
 }
 

@@ -19,6 +19,9 @@ func TestHTTPAppJSONErrors(t *testing.T) {
 	checkJSON(t, []jsonCase{
 		{"nothing", app(``), ""},
 		{"wait 0", app(`,"wait":0`), "wait: 0s is not more than 0"},
+		{"park", app(`,"park":"10s"`), ""},
+		{"park 0", app(`,"park":0`), ""},
+		{"park negative", app(`,"park":"-1s"`), "park: -1s is less than 0"},
 		{"wait negative", app(`,"wait":"-1s"`), "wait: -1s is not more than 0"},
 		{"reuse pin", app(`,"reuse":"pin"`), ""},
 		{"reuse reinspect", app(`,"reuse":"reinspect"`), ""},

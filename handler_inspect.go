@@ -398,8 +398,8 @@ func (h *Inspect) Cleanup() error {
 // those that have one under way after that.
 func (h *Inspect) retire() {
 	streams.Retire(func(owner relay.Owner) bool {
-		r, ok := owner.(*relayed)
-		return ok && r.inspect == h
+		next, ok := owner.(interface{ inspector() *Inspect })
+		return ok && next.inspector() == h
 	})
 }
 

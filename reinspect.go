@@ -35,6 +35,7 @@ type reinspectConn struct {
 	next    *inspection // of the request after it, once there is a byte of it
 	route   int         // that leads here, of the outermost inspect; -1 if none does by itself
 	single  bool        // there is no next request
+	parking *parking    // for when there is nothing to read; nil: the server waits
 
 	// Later requests come on the connection as the outermost inspect had it, without what
 	// handlers have made of it for one request.
@@ -142,7 +143,7 @@ func (c *reinspectConn) readMessage(p []byte) (int, error) {
 // has gone.
 func (c *reinspectConn) watch() error {
 	c.clock.enter(watching)
-	if err := c.readNext(); err != nil {
+	if err := c.readNext(nil); err != nil {
 		return err
 	}
 	c.clock.waitInterrupt()
@@ -156,7 +157,10 @@ func (c *reinspectConn) advance() error {
 		return io.EOF
 	}
 	c.clock.enter(awaiting)
-	if err := c.readNext(); err != nil {
+	switch err := c.readNext(c.parking); {
+	case err == errIdle:
+		return c.leave()
+	case err != nil:
 		return err
 	}
 	next := c.next
@@ -200,11 +204,11 @@ func (c *reinspectConn) leave() error {
 }
 
 // readNext reads until it is certain what follows the message. An error is one of the
-// connection, or the server's interruption.
-func (c *reinspectConn) readNext() error {
+// connection, the server's interruption, or, with parking, errIdle.
+func (c *reinspectConn) readNext(park *parking) error {
 	if c.next == nil {
 		c.retire()
-		if err := c.readFirst(); err != nil {
+		if err := c.readFirst(park); err != nil {
 			return err
 		}
 	}
@@ -220,14 +224,18 @@ func (c *reinspectConn) retire() {
 }
 
 // readFirst waits for the first bytes of the next request, and begins to inspect it.
-func (c *reinspectConn) readFirst() error {
+func (c *reinspectConn) readFirst(park *parking) error {
 	waits := false
 	for c.message.skipBlank(); c.message.rest == nil; c.message.skipBlank() {
 		waits = true
-		if err := c.clock.setHead(time.Time{}); err != nil {
+		idle, err := c.clock.setIdle(park.due(time.Now()))
+		if err != nil {
 			return err
 		}
 		first, err := c.first.ReadFirst(c.continuation.inspect.limits.Bytes)
+		if idle && errors.Is(err, os.ErrDeadlineExceeded) && !c.clock.isInterrupted() {
+			return errIdle
+		}
 		if len(first) == 0 {
 			return noProgress(err)
 		}
@@ -316,6 +324,9 @@ func (c *reinspectConn) Close() error {
 	case before == withInspect:
 		c.requestTaken()
 		_ = c.base.SetDeadline(time.Time{})
+		if c.next == nil {
+			c.parking.park(c.base, c.continuation, c.clock.left(time.Now()))
+		}
 		c.ended(c.next)
 		return nil
 	case before&withInspect != 0:

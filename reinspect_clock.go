@@ -66,6 +66,30 @@ func (c *readClock) setHead(t time.Time) error {
 	return c.apply()
 }
 
+// setIdle is setHead before the first byte of the next head, by when something is to be done
+// about a client that says nothing; zero: nothing is. It reports whether that is before the
+// server's deadline.
+func (c *readClock) setIdle(t time.Time) (earlier bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	earlier = !t.IsZero() && (c.server.IsZero() || t.Before(c.server))
+	if !earlier {
+		t = time.Time{}
+	}
+	c.head = t
+	return earlier, c.apply()
+}
+
+// left returns for how long the server would have waited for a byte; 0: for ever.
+func (c *readClock) left(now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.server.IsZero() {
+		return 0
+	}
+	return max(c.server.Sub(now), 1)
+}
+
 // apply sets the deadline that holds. c.mu is held.
 func (c *readClock) apply() error {
 	t := c.server

@@ -23,6 +23,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
+	"github.com/streamprox/caddy-streamprox/internal/relay"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -885,11 +886,12 @@ func BenchmarkKeptConnection(b *testing.B) {
 }
 
 // An idle connection has no inspection and no buffer, of neither the last request nor the
-// next.
+// next, and one that is parked nothing of the server's.
 func TestReinspectIdle(t *testing.T) {
 	const connections, requests = 200, 3
-	live := func(reuse string) (perConnection int64) {
-		server := newRoutedServer(t, "", "", `,"reuse":"`+reuse+`"`, echoHandler)
+	live := func(options string, parks bool) (perConnection int64) {
+		server := newRoutedServer(t, "", "", options, echoHandler)
+		others := streams.Len()
 		server.record.Store(false)
 		heap := func() int64 {
 			runtime.GC()
@@ -909,10 +911,22 @@ func TestReinspectIdle(t *testing.T) {
 				}
 			}
 		}
+		for begin := time.Now(); parks && streams.Len() < others+connections; time.Sleep(time.Millisecond) {
+			if time.Since(begin) > 30*time.Second {
+				t.Fatalf("%d of %d connections are parked", streams.Len()-others, connections)
+			}
+		}
 		return (heap() - before) / connections
 	}
-	pin, reinspect := live("pin"), live("reinspect")
+	pin, reinspect := live(`,"reuse":"pin"`, false), live(`,"park":0`, false)
 	t.Logf("pin %d bytes, reinspect %d", pin, reinspect)
+	if _, parks := relay.New(nil, nil).(relay.Parker); parks {
+		parked := live(`,"park":"200ms"`, true)
+		t.Logf("parked %d", parked)
+		if parked > pin/2 {
+			t.Errorf("an idle connection has %d bytes on the heap with the server, and %d parked", pin, parked)
+		}
+	}
 	if inspection := int64(unsafe.Sizeof(inspection{})); reinspect-pin > inspection+socket.FirstSize/2 {
 		t.Errorf("an idle connection has %d bytes on the heap with pin, and %d with reinspect", pin, reinspect)
 	}

@@ -106,6 +106,7 @@ type Exchange struct {
 	// The request.
 	request     httphead.Body
 	requestDone bool // its last byte has been returned
+	requestOver bool // nothing more is wanted of it, since it is broken, or has ended too early
 	isHead      bool
 	isConnect   bool
 	old         bool
@@ -133,7 +134,7 @@ func (x *Exchange) Begin(r Request) {
 		old:       r.Old,
 		last:      r.Last || r.Old || r.Forwarded.Close,
 		upgrade:   r.Forwarded.Upgrade,
-		key:       bytes.Clone(r.Forwarded.Key), // the head is not kept
+		key:       bytes.Clone(r.Forwarded.Key), // it lies in the request's head
 	}
 	_, x.requestDone, _ = x.request.Read(nil)
 }
@@ -150,6 +151,13 @@ func (x *Exchange) Err() (Side, error) { return x.blame, x.err }
 
 // RequestDone reports whether the request has been returned to its end.
 func (x *Exchange) RequestDone() bool { return x.requestDone }
+
+// WantsRequest reports whether more of the request is to be given to Request: it is not
+// done, and what comes of it is still to go to the upstream. That a response is complete
+// does not change that: it may wait for a client that first sends all of its request.
+func (x *Exchange) WantsRequest() bool {
+	return !x.requestDone && !x.requestOver && (x.state == Running || x.state == Complete)
+}
 
 // Begun reports whether the upstream has sent anything yet.
 func (x *Exchange) Begun() bool { return x.begun }
@@ -174,14 +182,15 @@ func (x *Exchange) KeepsClient() bool { return x.requestDone && !x.last }
 func (x *Exchange) KeepsUpstream() bool { return x.requestDone && x.persistent }
 
 // Request takes bytes that the client has sent after the head, and returns those to send
-// to the upstream, in place, and those that are not of the request. In any other state
-// than Running and Complete, all are ahead.
+// to the upstream, in place, and those that are not of the request. Where WantsRequest is
+// false, all are ahead.
 func (x *Exchange) Request(data []byte) (up, ahead []byte) {
-	if x.requestDone || x.state != Running {
+	if !x.WantsRequest() {
 		return nil, data
 	}
 	kept, n, done, err := x.request.Forward(data)
 	if err != nil {
+		x.requestOver = true
 		x.fail(Client, err, statusBadRequest)
 		return nil, nil
 	}
@@ -193,7 +202,7 @@ func (x *Exchange) Request(data []byte) (up, ahead []byte) {
 // they are; 0 if that is not known. Those of them that have passed, and were not given to
 // Request, are to be reported to RequestPassed.
 func (x *Exchange) RequestLeft() int64 {
-	if x.requestDone || x.state != Running {
+	if !x.WantsRequest() {
 		return 0
 	}
 	return x.request.Left()
@@ -210,6 +219,7 @@ func (x *Exchange) RequestPassed(n int64) {
 func (x *Exchange) RequestEnd() {
 	x.last = true
 	if !x.requestDone {
+		x.requestOver = true
 		x.fail(Client, io.ErrUnexpectedEOF, statusBadRequest)
 	}
 }
@@ -241,14 +251,14 @@ func (x *Exchange) Response(dst, data []byte) (head, body []byte) {
 // readHead reads one head, of an interim response or the final one. It returns what
 // follows it.
 func (x *Exchange) readHead(dst, data []byte) (head, rest []byte) {
-	r := x.head
-	if r == nil {
+	r, known := x.head, x.head != nil
+	if !known {
 		r = responses.Get().(*httphead.Response)
 		r.Reset()
 	} else {
-		x.partial = append(x.partial, data...)
-		data = x.partial
+		data = append(x.partial, data...)
 	}
+	x.head, x.partial = nil, nil // whoever ends the exchange meanwhile leaves r to us
 	switch r.Read(data[:min(len(data), maxResponseHead)]) {
 	case httphead.HTTP:
 		dst = x.pass(r, dst, data)
@@ -257,15 +267,15 @@ func (x *Exchange) readHead(dst, data []byte) (head, rest []byte) {
 		x.fail(Upstream, r.Err(), statusBadGateway)
 	default:
 		if len(data) < maxResponseHead {
-			if x.head == nil {
-				x.head, x.partial = r, bytes.Clone(data)
+			if !known {
+				data = bytes.Clone(data)
 			}
+			x.head, x.partial = r, data
 			return dst, nil
 		}
 		x.fail(Upstream, ErrHeadTooLarge, statusBadGateway)
 	}
 	responses.Put(r)
-	x.head, x.partial = nil, nil
 	return dst, rest
 }
 

@@ -259,6 +259,83 @@ func TestPassed(t *testing.T) {
 	}
 }
 
+// TestHeadsAreNotShared: what reads the head of a response is used again, but never for two
+// at once.
+func TestHeadsAreNotShared(t *testing.T) {
+	for name, failing := range map[string]string{
+		"malformed":               ok + "X x\r\n",
+		"too large":               ok + "X: " + strings.Repeat("x", maxResponseHead),
+		"switched":                switching,
+		"interim heads too large": "HTTP/1.1 102 Processing\r\nX: " + strings.Repeat("x", maxResponseHead-40) + "\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 100 {
+				var x Exchange
+				begin(t, &x, get, nil)
+				x.Response(nil, []byte(failing[:9])) // its reader is kept
+				x.Response(nil, []byte(failing[9:]))
+				if x.State() != Refused {
+					t.Fatalf("got state %d", x.State())
+				}
+				var others [2]Exchange
+				for i := range others {
+					begin(t, &others[i], get, nil)
+					others[i].Response(nil, []byte(ok))
+				}
+				if others[0].head == others[1].head {
+					t.Fatal("two exchanges read with one reader")
+				}
+			}
+		})
+	}
+}
+
+// TestKeyIsKept: an exchange does not depend on the memory that its request lies in.
+func TestKeyIsKept(t *testing.T) {
+	var x Exchange
+	var lent []byte
+	begin(t, &x, upgrade, func(r *Request) { lent = r.Forwarded.Key })
+	clear(lent)
+	if x.Response(nil, []byte(switching)); x.State() != Tunnel {
+		t.Errorf("got state %d, want a tunnel", x.State())
+	}
+}
+
+// TestRequestAfterResponse: a request goes on although its response is complete, until it
+// breaks or ends.
+func TestRequestAfterResponse(t *testing.T) {
+	const head = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+	for _, test := range []struct {
+		name  string
+		event func(*Exchange) (up, ahead []byte)
+		up    string
+		ahead string
+		done  bool
+		wants bool
+	}{
+		{"more", func(x *Exchange) ([]byte, []byte) { return x.Request([]byte("3\r\nabc\r\n")) }, "3\r\nabc\r\n", "", false, true},
+		{"the end", func(x *Exchange) ([]byte, []byte) { return x.Request([]byte("0\r\n\r\nGET")) }, "0\r\n\r\n", "GET", true, false},
+		{"broken", func(x *Exchange) ([]byte, []byte) { return x.Request([]byte("x")) }, "", "", false, false},
+		{"ended", func(x *Exchange) ([]byte, []byte) { x.RequestEnd(); return x.Request([]byte("x")) }, "", "x", false, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var x Exchange
+			begin(t, &x, head, nil)
+			if !x.WantsRequest() {
+				t.Error("nothing more of the request is wanted, from the beginning")
+			}
+			x.Response(nil, []byte(ok+"Content-Length: 0\r\n\r\n"))
+			up, ahead := test.event(&x)
+			if string(up) != test.up || string(ahead) != test.ahead {
+				t.Errorf("got %q up and %q ahead, want %q and %q", up, ahead, test.up, test.ahead)
+			}
+			if x.State() != Complete || x.RequestDone() != test.done || x.WantsRequest() != test.wants || x.KeepsClient() {
+				t.Errorf("got state %d, done %v, wants more %v, keeps the client %v", x.State(), x.RequestDone(), x.WantsRequest(), x.KeepsClient())
+			}
+		})
+	}
+}
+
 // TestExchangeAllocations: nothing is allocated for a response in one piece besides what
 // its head becomes, nor for a body.
 func TestExchangeAllocations(t *testing.T) {

@@ -107,9 +107,9 @@ type pair struct {
 	client, upstream endpoint
 	up, down         lane
 
-	session *session // nil: a raw stream
-	owner   Owner    // of the session, or of what has become a raw stream; else nil
-	taken   func()   // hands over what a session has left, when it is over
+	session *session             // nil: a raw stream
+	owner   Owner                // of the session, or of what has become a raw stream; else nil
+	taken   func() (take func()) // hands over what a session has left, when it is over
 
 	loop    *loop  // constant
 	engine  *Event // constant
@@ -248,13 +248,24 @@ func (p *pair) conclude() {
 		p.owner.Dropped()
 		p.owner.Closed()
 	default:
-		p.owner.Closed()
-	}
-	if p.taken != nil {
-		p.taken()
+		p.concludeSession()
 		return
 	}
 	p.forget()
+}
+
+// concludeSession tells the owner that the session is over, and hands over what is left.
+func (p *pair) concludeSession() {
+	var take func()
+	if p.taken != nil {
+		take = p.taken()
+	}
+	p.owner.Closed()
+	if take == nil {
+		p.forget()
+		return
+	}
+	take()
 }
 
 // forget takes p out of the registries.

@@ -252,7 +252,7 @@ func fill(c net.Conn) {
 func send(t *testing.T, c net.Conn, data string) {
 	t.Helper()
 	if _, err := io.WriteString(c, data); err != nil {
-		t.Fatalf("sending %q: %v", data, err)
+		t.Fatalf("sending %.100q: %v", data, err)
 	}
 }
 
@@ -268,10 +268,10 @@ func receives(t *testing.T, c net.Conn, want string) {
 	t.Helper()
 	got := make([]byte, len(want))
 	if n, err := io.ReadFull(c, got); err != nil {
-		t.Fatalf("got %q and error %v, want %q", got[:n], err, want)
+		t.Fatalf("got %.1000q and error %v, want %.1000q", got[:n], err, want)
 	}
 	if string(got) != want {
-		t.Fatalf("got %q, want %q", got, want)
+		t.Fatalf("got %.1000q, want %.1000q", got, want)
 	}
 }
 

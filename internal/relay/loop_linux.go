@@ -339,8 +339,6 @@ func (l *loop) begin(p *pair) {
 	p.begun = true
 	if p.session != nil {
 		l.beginSession(p)
-	}
-	if p.ended != 0 {
 		return
 	}
 	l.clocks.set(p)

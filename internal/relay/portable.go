@@ -121,18 +121,18 @@ func (s *stream) conclude(engine string) {
 	s.end(Finished, nil)
 	s.stopClocks()
 	if s.done != nil {
-		s.done(s.account(engine))
+		s.done(s.account(engine, s.cause, s.err))
 	}
 }
 
 // account returns what has become of the stream.
-func (s *stream) account(engine string) Account {
+func (s *stream) account(engine string, cause Cause, err error) Account {
 	return Account{
 		ToUpstream: s.up.delivered.Load(),
 		ToClient:   s.down.delivered.Load(),
 		Duration:   time.Since(s.started),
-		Cause:      s.cause,
-		Err:        s.err,
+		Cause:      cause,
+		Err:        err,
 		Engine:     engine,
 	}
 }

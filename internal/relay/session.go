@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"io"
 	"net"
 	"time"
 
@@ -15,8 +16,7 @@ import (
 // Between two requests the client's connection waits. What follows on it, the Owner is
 // asked: the same upstream, or somebody else, who takes the connection over.
 type Session struct {
-	// The two connections. They belong to the engine from Serve on. Without Upstream the
-	// client's connection waits for a request, of which Pending has been received.
+	// The two connections. They belong to the engine from Serve on.
 	Client, Upstream net.Conn
 
 	Request exchange.Request // the first one
@@ -53,6 +53,16 @@ type Session struct {
 	Owner Owner
 }
 
+// Parker is an engine that takes over a client's connection which only waits for a request,
+// at the cost of a descriptor and a record.
+type Parker interface {
+	// Park begins a session with waiting, for Keepalive. It has neither Upstream nor Request.
+	// Park reports false, and leaves the connection as it is, if that is nothing for the
+	// engine or descriptors are short. Else the connection is closed, as by Serve, and the
+	// engine has its socket.
+	Park(*Session) bool
+}
+
 // Owner is asked and told about a session. Of its methods one runs at a time. All but Take
 // are called where many sessions are served: they must not wait.
 type Owner interface {
@@ -72,7 +82,8 @@ type Owner interface {
 	// session is over; and that of the upstream if it is kept, else nil. It is for requests
 	// that Next has not forwarded, and for one that was sent on a connection which the
 	// upstream had closed: that one is to be sent on a fresh one. Take is a goroutine of its
-	// own. It calls registered when the request is known elsewhere to be under way.
+	// own. Until it returns, or calls registered, since the request is known elsewhere to be
+	// under way, the session counts as one of its registries, but cannot be ended or retired.
 	Take(client net.Conn, data []byte, upstream net.Conn, registered func())
 
 	// Dropped is called when the upstream's connection is closed, while the session goes on,
@@ -88,7 +99,8 @@ type Owner interface {
 type Next struct {
 	Verdict Verdict
 
-	// With Wait: until when more of the request must have come. Then Take is called.
+	// With Wait: until when the request must have come. Then Take is called. The first
+	// Deadline that is given for a request holds for all of it, unless another is earlier.
 	Deadline time.Time
 
 	// With Forward: the request, how long its head is in the data given, and whether it may
@@ -113,11 +125,11 @@ const (
 	// which may destroy the response (RFC 9112 section 9.6).
 	lingerLimit   = 256 << 10
 	lingerTimeout = 2 * time.Second
-
-	// freshAnswer is how long ago an upstream must have answered on a connection for a
-	// request to be sent on it that must not be sent twice.
-	freshAnswer = time.Second
 )
+
+// freshAnswer is how long ago an upstream must have answered on a connection for a request
+// to be sent on it that must not be sent twice. A variable for tests.
+var freshAnswer = time.Second
 
 // upstreamPatience is how long an upstream may take to close its connection after its last
 // exchange, as it was asked to. Who closes first keeps the address of the connection for a
@@ -137,7 +149,7 @@ func failure(x *exchange.Exchange) (Cause, error) {
 	switch blame, err := x.Err(); {
 	case blame == exchange.Client:
 		return BadRequest, err
-	case !x.Answered() && err == errTruncated:
+	case !x.Answered() && err == io.ErrUnexpectedEOF:
 		return UpstreamError, err
 	default:
 		return BadResponse, err

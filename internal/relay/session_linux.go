@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"io"
 	"net"
 	"os"
 	"time"
@@ -14,28 +13,41 @@ import (
 
 // Serve implements [Engine].
 func (e *Event) Serve(s *Session) (detached bool) {
-	p := &pair{
+	p := newSession(s)
+	p.session.first = &firstRequest{s.Request, s.Pending, s.Received}
+	if !e.takeOver(p, s.Client, s.Upstream) {
+		return Portable{Streams: e.Streams}.Serve(s)
+	}
+	s.Client.Close()
+	s.Upstream.Close()
+	p.enrol()
+	return true
+}
+
+// Park implements [Parker].
+func (e *Event) Park(s *Session) bool {
+	p := newSession(s)
+	if !e.takeOver(p, s.Client, nil) {
+		return false
+	}
+	s.Client.Close()
+	p.enrol()
+	return true
+}
+
+func newSession(s *Session) *pair {
+	return &pair{
 		group:     s.Group,
 		owner:     s.Owner,
 		idle:      s.IdleTimeout,
 		halfClose: s.HalfCloseTimeout,
 		session: &session{
-			first:             &firstRequest{s.Request, s.Pending, s.Received},
 			reused:            s.Reused,
 			responseHeader:    s.ResponseHeaderTimeout,
 			keepalive:         s.Keepalive,
 			upstreamKeepalive: s.UpstreamKeepalive,
 		},
 	}
-	if !e.takeOver(p, s.Client, s.Upstream) {
-		return Portable{Streams: e.Streams}.Serve(s)
-	}
-	s.Client.Close()
-	if s.Upstream != nil {
-		s.Upstream.Close()
-	}
-	p.enrol()
-	return true
 }
 
 // firstRequest is the request with which a session begins.
@@ -48,7 +60,7 @@ type firstRequest struct {
 type session struct {
 	x     exchange.Exchange
 	phase phase
-	first *firstRequest // until the loop begins with the session
+	first *firstRequest // until the loop begins with the session; nil: it waits for one
 
 	ahead    []byte // what the client has sent after the request
 	received []byte // all of the request under way, as long as it may be sent once more
@@ -100,16 +112,30 @@ func (l *loop) serveSession(p *pair) {
 	}
 }
 
-// beginSession begins with the first request, or to wait for it.
+// beginSession begins with the first request. It goes as far as it can at once: what it
+// has of the request lies in memory that all sessions use.
 func (l *loop) beginSession(p *pair) {
 	s, first := p.session, p.session.first
 	s.first = nil
-	if p.upstream.fd < 0 {
-		s.phase, s.ended, s.ahead = waiting, l.now, first.pending
+	if first == nil {
+		s.phase, s.ended = waiting, l.now
 		return
 	}
-	l.forward(p, first.request, first.pending, first.received)
-	l.serve(p) // what it has of the request lies in memory that all sessions use
+	s.began = l.now
+	if s.reused {
+		l.askUpstream(p)
+	}
+	switch {
+	case p.upstream.fd >= 0:
+		l.forward(p, first.request, first.pending, first.received)
+	case first.received != nil:
+		l.handBack(p, first.received)
+	default:
+		s.x.Begin(first.request)
+		s.x.Abort(statusBadGateway)
+		l.giveUp(p, UpstreamReset, nil)
+	}
+	l.serve(p)
 }
 
 // forward begins the exchange of a request, of which data has come after its head.
@@ -152,7 +178,7 @@ func (l *loop) exchange(p *pair) {
 // gone.
 func (l *loop) lookAfterClient(p *pair) {
 	s := p.session
-	if p.ended != 0 || s == nil || s.phase != exchanging || !s.x.RequestDone() && !s.lost && p.up.empty() {
+	if p.ended != 0 || p.session == nil || s.phase != exchanging || s.x.WantsRequest() && !s.lost && p.up.empty() {
 		return // reading tells
 	}
 	if p.client.failed {
@@ -168,7 +194,7 @@ func (l *loop) lookAfterClient(p *pair) {
 // none, or it is the turn of others.
 func (l *loop) carryRequest(p *pair) {
 	s, ln := p.session, &p.up
-	for stop := ln.carried + l.turn; p.ended == 0 && s.phase == exchanging; {
+	for read := int64(0); p.ended == 0 && s.phase == exchanging; {
 		switch {
 		case s.lost:
 			ln.release()
@@ -180,37 +206,38 @@ func (l *loop) carryRequest(p *pair) {
 				return
 			}
 			l.deliverRequest(p)
-		case s.x.RequestDone():
-			if s.sent == 0 {
+		case !s.x.WantsRequest():
+			l.pipes.giveBack(ln)
+			if s.sent == 0 && s.x.RequestDone() {
 				s.sent = l.now
-				l.pipes.giveBack(ln)
 				l.clocks.hasten(p)
 			}
 			return
 		case !p.client.readable:
 			l.pipes.giveBack(ln)
 			return
-		case ln.carried >= stop:
+		case read >= l.turn:
 			l.enqueue(p)
 			return
 		default:
-			l.fetchRequest(p)
+			read += l.fetchRequest(p)
 		}
 	}
 }
 
-// fetchRequest reads more of the request.
-func (l *loop) fetchRequest(p *pair) {
+// fetchRequest reads more of the request. It returns how many bytes.
+func (l *loop) fetchRequest(p *pair) int64 {
 	s, ln := p.session, &p.up
 	s.received = nil
 	left := s.x.RequestLeft()
 	if ln.bulk && left >= bulkSize {
 		ln.left = left
 		if l.fill(p, ln, &p.client) {
+			n := left - ln.left
 			if p.ended == 0 {
-				s.x.RequestPassed(left - ln.left)
+				s.x.RequestPassed(n)
 			}
-			return
+			return n
 		}
 	}
 	b := l.buffer
@@ -238,6 +265,7 @@ func (l *loop) fetchRequest(p *pair) {
 	default:
 		l.fail(p, &p.client, os.NewSyscallError("read", err))
 	}
+	return int64(n)
 }
 
 // deliverRequest writes bytes of the request that the lane holds.
@@ -246,7 +274,7 @@ func (l *loop) deliverRequest(p *pair) {
 	switch n, err := ln.pour(p.upstream.fd); {
 	case err == unix.EAGAIN:
 		p.upstream.writable = false
-	case err != nil:
+	case err != nil || n == 0:
 		p.session.lost = true
 	default:
 		ln.carried += int64(n)
@@ -371,6 +399,7 @@ func (l *loop) giveUp(p *pair, cause Cause, err error) {
 	// What it holds is whole interim responses, or what is left of them.
 	p.down.keep()
 	p.down.append(p.owner.Refusal(s.x.Status()))
+	l.clocks.hasten(p)
 }
 
 // failSession ends an exchange because of an error of a connection.
@@ -418,6 +447,13 @@ func (l *loop) complete(p *pair) {
 	s.received = nil
 	p.up.bulk, p.down.bulk = false, false
 	s.ended = l.now
+	if s.sent == 0 {
+		// A request that has not gone up to its end must not look complete, and none may
+		// follow it: its head would be taken for the rest of this one.
+		l.dropUpstream(p)
+		p.up.release()
+		l.pipes.giveBack(&p.up)
+	}
 	complete := s.x.State() == exchange.Complete
 	l.account(p, s.cause, s.err)
 	if complete && s.x.KeepsClient() && !s.retired && s.keepalive > 0 {
@@ -440,13 +476,10 @@ func (l *loop) complete(p *pair) {
 		// A client in the middle of its request fills all buffers on the way before it
 		// looks for a response: it is only bounded in time.
 		s.linger = forever.Nanoseconds()
-		l.dropUpstream(p)
-	} else {
-		l.leaveUpstream(p)
 	}
+	l.leaveUpstream(p)
 	if err := unix.Shutdown(int(p.client.fd), unix.SHUT_WR); err != nil {
-		l.end(p, s.cause, s.err)
-		return
+		l.discard(&p.client, false)
 	}
 	l.clocks.hasten(p)
 }
@@ -467,12 +500,12 @@ func (l *loop) account(p *pair, cause Cause, err error) {
 // await looks what comes between two requests.
 func (l *loop) await(p *pair) {
 	s := p.session
-	if p.upstream.fd >= 0 && (p.upstream.readable || p.upstream.failed) {
-		// It closes its connection, or sends what nobody has asked for.
-		l.dropUpstream(p)
-	}
 	if len(s.ahead) > 0 && s.headDue == 0 {
+		// The next request was sent ahead: what follows the response has not been waited for.
+		l.askUpstream(p)
 		l.next(p, s.ahead)
+	} else {
+		l.lookAfterUpstream(p)
 	}
 	for p.ended == 0 && s.phase == waiting && p.client.readable {
 		n, err := read(p.client.fd, l.buffer)
@@ -493,18 +526,25 @@ func (l *loop) await(p *pair) {
 			l.end(p, Finished, nil)
 		}
 	}
+	if p.ended == 0 && s.phase == waiting && s.retired && len(s.ahead) == 0 {
+		l.end(p, Finished, nil)
+	}
 }
 
 // next asks what becomes of the request that begins data.
 func (l *loop) next(p *pair, data []byte) {
 	s := p.session
 	kept := p.upstream.fd >= 0 && s.reused
-	switch next := p.owner.Next(data, kept); {
+	next := p.owner.Next(data, kept)
+	switch {
 	case next.Verdict == Wait:
 		if s.headDue == 0 {
 			s.ahead = append([]byte(nil), data...)
 		}
-		s.headDue = max(time.Until(next.Deadline)+l.now, 1)
+		due := max(time.Until(next.Deadline)+l.now, 1)
+		if s.headDue == 0 || due < s.headDue {
+			s.headDue = due
+		}
 		l.clocks.hasten(p)
 	case next.Verdict == Forward && kept && (next.Repeatable || l.now-s.ended <= freshAnswer):
 		var received []byte
@@ -513,32 +553,40 @@ func (l *loop) next(p *pair, data []byte) {
 		}
 		l.forward(p, next.Request, data[next.HeadLen:], received)
 	default:
+		if next.Verdict == Forward {
+			l.dropUpstream(p) // a request that must not be sent twice needs a fresh one
+		}
 		l.handBack(p, data)
 	}
 }
 
-// lingerOn reads from the client, and drops it, until it closes its connection.
+// lingerOn reads from the client, and drops it, until it closes its connection, and leaves
+// the upstream time to close its own.
 func (l *loop) lingerOn(p *pair) {
 	s := p.session
-	if p.upstream.fd >= 0 && (p.upstream.readable || p.upstream.failed) {
-		l.closeUpstream(p)
-	}
-	for p.ended == 0 && p.client.readable {
+	l.lookAfterUpstream(p)
+	for dropped := int64(0); p.client.fd >= 0 && p.client.readable; {
+		if dropped >= l.turn {
+			l.enqueue(p)
+			return
+		}
 		n, err := read(p.client.fd, l.buffer)
+		dropped += int64(n)
+		s.linger -= int64(n)
 		switch {
-		case n > 0:
-			if s.linger -= int64(n); s.linger <= 0 {
-				l.end(p, s.cause, s.err)
-			}
-		case err == unix.EAGAIN:
+		case n > 0 && s.linger > 0:
+		case n == 0 && err == unix.EAGAIN:
 			p.client.readable = false
 		default:
-			l.end(p, s.cause, s.err)
+			l.discard(&p.client, false)
 		}
+	}
+	if p.client.fd < 0 && p.upstream.fd < 0 {
+		l.end(p, Finished, nil)
 	}
 }
 
-// leaveUpstream waits for the upstream to close its connection.
+// leaveUpstream waits for the upstream to close its connection, if there is one.
 func (l *loop) leaveUpstream(p *pair) {
 	s := p.session
 	s.reused = false
@@ -547,18 +595,26 @@ func (l *loop) leaveUpstream(p *pair) {
 	}
 }
 
-// closeUpstream closes the upstream's connection, which has something to be read: its end,
-// or what nobody has asked for.
-func (l *loop) closeUpstream(p *pair) {
-	if n, err := read(p.upstream.fd, l.buffer[:1]); n > 0 || err != nil {
-		if err == unix.EAGAIN {
-			p.upstream.readable = false
-			return
-		}
-		l.dropUpstream(p)
+// askUpstream is lookAfterUpstream where no event would have told.
+func (l *loop) askUpstream(p *pair) {
+	p.upstream.readable = true
+	l.lookAfterUpstream(p)
+}
+
+// lookAfterUpstream lets go of the upstream's connection, of which no request is under way,
+// if the upstream closes it, or sends what nobody has asked for.
+func (l *loop) lookAfterUpstream(p *pair) {
+	if p.upstream.fd < 0 || !p.upstream.readable {
 		return
 	}
-	l.forgetUpstream(p, false)
+	switch n, err := read(p.upstream.fd, l.buffer[:1]); {
+	case n == 0 && err == nil:
+		l.forgetUpstream(p, false)
+	case err == unix.EAGAIN:
+		p.upstream.readable = false
+	default:
+		l.dropUpstream(p)
+	}
 }
 
 // dropUpstream resets the upstream's connection, if there is one.
@@ -605,27 +661,33 @@ func (l *loop) handBack(p *pair, data []byte) {
 	if p.upstream.fd >= 0 {
 		upstream = l.leave(&p.upstream)
 	}
-	p.client.fd, p.upstream.fd = -1, -1
-	p.taken = func() {
-		var kept net.Conn
-		var err error
-		if upstream >= 0 {
-			if kept, err = socket.FromDescriptor(upstream); err != nil {
-				p.owner.Dropped()
-			}
-		}
-		conn, err := socket.FromDescriptor(client)
-		if err != nil {
-			if kept != nil {
-				socket.Reset(kept)
-				p.owner.Dropped()
-			}
-			p.forget()
-			return
-		}
-		p.owner.Take(conn, data, kept, p.forget)
-	}
+	p.taken = func() (take func()) { return p.handOver(client, upstream, data) }
 	l.end(p, Finished, nil)
+}
+
+// handOver makes connections of the descriptors that a session has left. It returns what
+// gives them to the owner, nil if the client's is lost.
+func (p *pair) handOver(client, upstream int, data []byte) (take func()) {
+	var kept net.Conn
+	if upstream >= 0 {
+		var err error
+		if kept, err = socket.FromDescriptor(upstream); err != nil {
+			p.owner.Dropped()
+		}
+	}
+	conn, err := socket.FromDescriptor(client)
+	if err != nil {
+		p.engine.warn("a client's connection is closed between two requests", err)
+		if kept != nil {
+			socket.Reset(kept)
+			p.owner.Dropped()
+		}
+		return nil
+	}
+	return func() {
+		p.owner.Take(conn, data, kept, p.forget)
+		p.forget()
+	}
 }
 
 // leave takes a socket out of the loop, which does not close it.
@@ -634,13 +696,18 @@ func (l *loop) leave(s *endpoint) (fd int) {
 	delete(l.sockets, s.fd)
 	l.mu.Unlock()
 	_ = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(s.fd), nil)
-	return int(s.fd)
+	fd = int(s.fd)
+	s.fd = -1
+	return fd
 }
 
 // endSession accounts for an exchange that is cut off, and lets go of the upstream's
 // connection.
 func (l *loop) endSession(p *pair, cause Cause, err error) {
-	if p.session.phase == exchanging {
+	if s := p.session; s.phase == exchanging {
+		if s.cause != Finished { // the first of several
+			cause, err = s.cause, s.err
+		}
 		l.account(p, cause, err)
 	}
 	l.dropUpstream(p)
@@ -659,7 +726,9 @@ func (s *session) deadline(p *pair) (at time.Duration, cause Cause) {
 	}
 	switch s.phase {
 	case lingering:
-		earlier(after(s.ended, lingerTimeout), Finished)
+		if p.client.fd >= 0 {
+			earlier(after(s.ended, lingerTimeout), Finished)
+		}
 	case waiting:
 		if s.headDue != 0 {
 			earlier(s.headDue, Finished)
@@ -689,16 +758,19 @@ func (l *loop) expire(p *pair, cause Cause) {
 	s := p.session
 	switch {
 	case s.leaveDue != 0 && s.leaveDue <= l.now:
+		s.leaveDue = 0
 		l.dropUpstream(p)
+	case s.phase == lingering:
+		l.discard(&p.client, false) // not with a reset, which could overtake the response
 	case s.phase == waiting && s.headDue != 0:
 		l.handBack(p, s.ahead)
-	case s.phase != exchanging:
-		l.end(p, s.cause, s.err)
+	case s.phase == waiting:
+		l.end(p, Finished, nil)
 	case s.cause != Finished:
-		l.end(p, s.cause, s.err) // nor does the client take the answer
+		l.end(p, Finished, nil) // nor does the client take the answer
 	default:
 		s.x.Abort(statusGatewayTimeout)
-		if s.x.State() == exchange.Complete {
+		if state := s.x.State(); state == exchange.Complete || state == exchange.Tunnel {
 			l.end(p, cause, nil) // the client does not take the response
 			return
 		}
@@ -718,10 +790,5 @@ func (l *loop) retire(p *pair) {
 	}
 	s.retired = true
 	s.x.End()
-	if s.phase == waiting && len(s.ahead) == 0 && !p.client.readable {
-		l.end(p, Finished, nil)
-	}
+	l.enqueue(p)
 }
-
-// errTruncated is what an exchange says of a connection that ends too early.
-var errTruncated = io.ErrUnexpectedEOF

@@ -20,162 +20,88 @@ import (
 func (p Portable) Serve(s *Session) (detached bool) {
 	c := &conversation{Session: s, portable: p, client: socket.NewReader(s.Client)}
 	_ = s.Client.SetDeadline(time.Time{})
-	if s.Upstream == nil {
-		c.waits = true
-		w := c.wait()
-		go func() { c.run(c.next(w, time.Now(), s.Pending)) }()
-		return false
-	}
 	_ = s.Upstream.SetDeadline(time.Time{})
-	e := c.newExchange(s.Request)
-	go c.run(e)
+	c.exchange = c.newExchange(s.Request)
+	p.Streams.add(c)
+	s.Group.add(c)
+	go c.run(c.exchange)
 	return false
 }
 
-// conversation is a session of [Portable].
+// conversation is a session of [Portable], and its record in the registries.
 type conversation struct {
 	*Session
 	portable Portable
 	client   socket.Reader
+	asked    bool // Upstream is known to be quiet
 
-	mu      sync.Mutex
-	retired bool // the client's connection ends as soon as no request is under way
-	waits   bool // for the next request
+	mu       sync.Mutex
+	exchange *portableExchange // the one under way; nil: none
+	silent   bool              // nothing has come of the next request, which is waited for
+	over     bool              // the connections are closed, or the owner's
+	retired  bool              // the client's connection ends when no request is under way
 }
 
 // run is the goroutine of a session, which begins with e. It ends with the client's
-// connection, with a tunnel, or when the owner takes over.
+// connection, with a tunnel, or when the owner has taken over.
 func (c *conversation) run(e *portableExchange) {
+	defer c.forget()
 	for e != nil {
 		pending := c.Pending
 		c.Pending = nil
 		data := e.run(pending)
 		switch {
 		case e.tunnel:
-			e.forget()
 			return
 		case e.repeats:
-			c.Owner.Closed()
-			c.Owner.Take(c.Client, c.Received, nil, e.forget)
+			c.release(e.Received)
 			return
 		case !e.kept:
-			e.forget()
 			c.Owner.Closed()
 			return
 		}
-		w := c.wait()
-		e.forget()
-		c.keepUpstream(e.keepsUpstream)
-		e = c.next(w, time.Now(), data)
+		e = c.next(e.keepsUpstream, data)
 	}
 }
 
-// wait registers that the session waits for a request.
-func (c *conversation) wait() *waitingClient {
+func (c *conversation) forget() {
+	c.portable.Streams.remove(c)
+	c.Group.remove(c)
+}
+
+// end implements member.
+func (c *conversation) end(cause Cause, err error) (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.waits = true
-	w := &waitingClient{c}
-	c.portable.Streams.add(w)
-	return w
+	switch {
+	case c.over:
+		return false
+	case c.exchange != nil:
+		c.over = c.exchange.end(cause, err)
+		return c.over
+	}
+	c.over = true
+	socket.Reset(c.Client) // whoever reads from it goes on
+	if c.Upstream != nil {
+		socket.Reset(c.Upstream)
+	}
+	return true
 }
 
-// keepUpstream keeps the upstream's connection for the next request, or lets go of it.
-func (c *conversation) keepUpstream(keep bool) {
-	if keep || c.Upstream == nil {
+// retire implements member.
+func (c *conversation) retire(which func(Owner) bool) {
+	if which != nil && !which(c.Owner) {
 		return
-	}
-	go closeBehind(c.Upstream)
-	c.Upstream = nil
-	c.Owner.Dropped()
-}
-
-// dropUpstream resets the upstream's connection, if there is one.
-func (c *conversation) dropUpstream() {
-	if c.Upstream == nil {
-		return
-	}
-	socket.Reset(c.Upstream)
-	c.Upstream = nil
-	c.Owner.Dropped()
-}
-
-// next waits for the next request, of which data has been received, and returns its
-// exchange, or nil if the session is over. The exchange before it has ended at that time.
-func (c *conversation) next(w *waitingClient, ended time.Time, data []byte) *portableExchange {
-	forget := func() { c.portable.Streams.remove(w) }
-	upstreamDue, due := ended.Add(c.UpstreamKeepalive), ended.Add(c.Keepalive)
-	wait := len(data) == 0
-	for {
-		if wait {
-			p, err := c.readNext(upstreamDue, due)
-			data = append(data, p...)
-			socket.GiveBack(p)
-			switch {
-			case len(p) > 0:
-			case c.Upstream != nil && errors.Is(err, os.ErrDeadlineExceeded) && !c.isRetired() && time.Now().Before(due):
-				c.dropUpstream()
-				continue
-			case len(data) > 0:
-				// The beginning of a request: whoever takes over sees what is wrong with it.
-				c.dropUpstream()
-				c.handOver(data, forget)
-				return nil
-			default:
-				c.dropUpstream()
-				_ = c.Client.Close()
-				forget()
-				c.Owner.Closed()
-				return nil
-			}
-		}
-		if c.Upstream != nil && !socket.Quiet(c.Upstream) {
-			c.dropUpstream()
-		}
-		kept := c.Upstream != nil
-		switch next := c.Owner.Next(data, kept); {
-		case next.Verdict == Wait:
-			due, wait = next.Deadline, true
-		case next.Verdict == Forward && kept && (next.Repeatable || time.Since(ended) <= freshAnswer):
-			_ = c.Client.SetReadDeadline(time.Time{})
-			c.Pending, c.Received, c.Reused = data[next.HeadLen:], nil, true
-			if next.Repeatable {
-				c.Received = slices.Clone(data)
-			}
-			c.mu.Lock()
-			c.waits = false
-			next.Request.Last = next.Request.Last || c.retired
-			c.mu.Unlock()
-			e := c.newExchange(next.Request)
-			forget()
-			return e
-		default:
-			c.handOver(data, forget)
-			return nil
-		}
-	}
-}
-
-// readNext reads more of the next request, until the earlier of the two deadlines that
-// holds, or until the session is retired.
-func (c *conversation) readNext(upstreamDue, due time.Time) ([]byte, error) {
-	if c.Upstream != nil && upstreamDue.Before(due) {
-		due = upstreamDue
 	}
 	c.mu.Lock()
-	if c.retired {
-		due = time.Unix(1, 0)
+	defer c.mu.Unlock()
+	c.retired = true
+	switch {
+	case c.exchange != nil:
+		c.exchange.retire()
+	case c.silent:
+		_ = c.Client.SetReadDeadline(longAgo)
 	}
-	_ = c.Client.SetReadDeadline(due)
-	c.mu.Unlock()
-	return c.client.Read(math.MaxInt64)
-}
-
-// handOver gives the connections to the owner.
-func (c *conversation) handOver(data []byte, forget func()) {
-	_ = c.Client.SetReadDeadline(time.Time{})
-	c.Owner.Closed()
-	c.Owner.Take(c.Client, data, c.Upstream, forget)
 }
 
 func (c *conversation) isRetired() bool {
@@ -184,26 +110,159 @@ func (c *conversation) isRetired() bool {
 	return c.retired
 }
 
-// waitingClient is the record of a session between two requests.
-type waitingClient struct{ *conversation }
+// longAgo is a deadline that wakes whoever waits.
+var longAgo = time.Unix(1, 0)
 
-// end implements member.
-func (w *waitingClient) end(Cause, error) bool {
-	w.retire(nil)
-	return true
+// next waits for the next request, of which data has been received, and returns its
+// exchange, or nil if the session is over.
+func (c *conversation) next(keepsUpstream bool, data []byte) *portableExchange {
+	c.mu.Lock()
+	c.exchange = nil // from here on end and retire are about the waiting
+	over := c.over
+	c.mu.Unlock()
+	if over {
+		c.closeBoth()
+		return nil
+	}
+	if c.Upstream != nil && !keepsUpstream {
+		go closeBehind(c.Upstream)
+		c.forgetUpstream()
+	}
+	ended := time.Now()
+	upstreamDue, due := ended.Add(c.UpstreamKeepalive), ended.Add(c.Keepalive)
+	var headDue time.Time
+	for wait := len(data) == 0; ; wait = true {
+		if wait {
+			until := due
+			if c.Upstream != nil && upstreamDue.Before(due) {
+				until = upstreamDue
+			}
+			p, err := c.await(until, len(data) == 0)
+			data = append(data, p...)
+			socket.GiveBack(p)
+			switch {
+			case len(p) > 0:
+			case errors.Is(err, os.ErrDeadlineExceeded) && c.Upstream != nil && time.Now().Before(due) && !(c.isRetired() && len(data) == 0):
+				c.dropUpstream()
+				continue
+			case len(data) > 0:
+				// The beginning of a request: whoever takes over sees what is wrong with it.
+				c.release(data)
+				return nil
+			default:
+				c.closeBoth()
+				return nil
+			}
+		}
+		if c.Upstream != nil && !socket.Quiet(c.Upstream) {
+			c.dropUpstream()
+		}
+		kept := c.Upstream != nil
+		c.asked = kept
+		switch next := c.Owner.Next(data, kept); {
+		case next.Verdict == Wait:
+			if headDue.IsZero() || next.Deadline.Before(headDue) {
+				headDue = next.Deadline
+			}
+			due = headDue
+		case next.Verdict == Forward && kept && (next.Repeatable || time.Since(ended) <= freshAnswer):
+			c.Pending, c.Received, c.Reused = data[next.HeadLen:], nil, true
+			if next.Repeatable {
+				c.Received = slices.Clone(data)
+			}
+			return c.begin(next.Request)
+		default:
+			if next.Verdict == Forward {
+				c.dropUpstream() // a request that must not be sent twice needs a fresh one
+			}
+			c.release(data)
+			return nil
+		}
+	}
 }
 
-// retire implements member.
-func (w *waitingClient) retire(which func(Owner) bool) {
-	if which != nil && !which(w.Owner) {
+// await reads what the client sends next. silent says that nothing has come of its request:
+// then a session that is retired need not wait.
+func (c *conversation) await(until time.Time, silent bool) ([]byte, error) {
+	c.mu.Lock()
+	c.silent = silent
+	if silent && c.retired {
+		until = longAgo
+	}
+	_ = c.Client.SetReadDeadline(until)
+	c.mu.Unlock()
+
+	p, err := c.client.Read(math.MaxInt64)
+
+	c.mu.Lock()
+	c.silent = false
+	retired := c.retired
+	c.mu.Unlock()
+	if errors.Is(err, os.ErrDeadlineExceeded) && silent && retired && socket.Unread(c.Client) {
+		// To close its connection now would be a reset, and may destroy the last response.
+		_ = c.Client.SetReadDeadline(time.Now().Add(lingerTimeout))
+		p, err = c.client.Read(math.MaxInt64)
+	}
+	return p, err
+}
+
+// begin begins with the exchange of the next request. It returns nil if the session has
+// been ended meanwhile.
+func (c *conversation) begin(r exchange.Request) *portableExchange {
+	c.mu.Lock()
+	over := c.over
+	if !over {
+		_ = c.Client.SetReadDeadline(time.Time{})
+		r.Last = r.Last || c.retired
+		c.exchange = c.newExchange(r)
+	}
+	c.mu.Unlock()
+	if over {
+		c.closeBoth()
+		return nil
+	}
+	return c.exchange
+}
+
+// release gives the connections to the owner, that of the upstream if it is kept.
+func (c *conversation) release(data []byte) {
+	c.mu.Lock()
+	c.exchange = nil
+	over := c.over
+	c.over = true
+	c.mu.Unlock()
+	if over {
+		c.closeBoth()
 		return
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.retired = true
-	if w.waits {
-		_ = w.Client.SetReadDeadline(time.Unix(1, 0))
+	_ = c.Client.SetReadDeadline(time.Time{})
+	c.Owner.Closed()
+	c.Owner.Take(c.Client, data, c.Upstream, c.forget)
+}
+
+// closeBoth closes the connections of a session that waits.
+func (c *conversation) closeBoth() {
+	c.mu.Lock()
+	c.over = true
+	c.mu.Unlock()
+	c.dropUpstream()
+	_ = c.Client.Close()
+	c.Owner.Closed()
+}
+
+// dropUpstream resets the upstream's connection, if there is one.
+func (c *conversation) dropUpstream() {
+	if c.Upstream != nil {
+		socket.Reset(c.Upstream)
+		c.forgetUpstream()
 	}
+}
+
+func (c *conversation) forgetUpstream() {
+	c.mu.Lock()
+	c.Upstream = nil
+	c.mu.Unlock()
+	c.Owner.Dropped()
 }
 
 // portableExchange is the record of an exchange in flight. Its flow up, in a goroutine of
@@ -213,13 +272,15 @@ type portableExchange struct {
 	stream
 	*conversation
 
-	sent   chan struct{} // closed when the flow up has ended
-	gaveUp chan struct{} // closed when the exchange is given up and the stream ended
-	handed chan struct{} // closed when an engine has the tunnel
+	uploaded chan struct{} // closed when no more of the request goes up
+	sent     chan struct{} // closed when the flow up has ended
+	gaveUp   chan struct{} // closed when the exchange is given up and the stream ended
+	handed   chan struct{} // closed when an engine has the tunnel
 
 	tunnelled atomic.Bool // the connections are handed over to a tunnel
 
-	watching sync.Mutex // held while the flow up waits for a hang-up
+	watching   sync.Mutex // held while the flow up waits for a hang-up
+	responding sync.Mutex // held while the client is written to
 
 	state   sync.Mutex // guards x and the following, and the deadlines
 	x       exchange.Exchange
@@ -227,6 +288,7 @@ type portableExchange struct {
 	ended   bool // the response is delivered, or a tunnel begins: nothing to give up
 	decided bool // the final response has begun
 
+	whole      bool   // the upstream has all of the request; valid once uploaded is closed
 	ahead      []byte // what the client has sent after its request; valid once sent is closed
 	firstAhead int    // how much of that came with the request's head
 
@@ -238,10 +300,11 @@ type portableExchange struct {
 // It is not read further.
 const aheadLimit = 64 << 10
 
-// newExchange returns the exchange of a request, registered.
+// newExchange returns the exchange of a request.
 func (c *conversation) newExchange(r exchange.Request) *portableExchange {
 	e := &portableExchange{
 		conversation: c,
+		uploaded:     make(chan struct{}),
 		sent:         make(chan struct{}),
 		gaveUp:       make(chan struct{}),
 		handed:       make(chan struct{}),
@@ -260,22 +323,28 @@ func (c *conversation) newExchange(r exchange.Request) *portableExchange {
 	e.up.guard = newGuard(c.Client, func(err error) { e.abortFor(client, err) })
 	e.expire = func(cause Cause) { e.abort(cause, nil, statusGatewayTimeout) }
 	e.done = c.Owner.Ended
-	e.registry, e.group = c.portable.Streams, c.Group
-	e.registry.add(e)
-	e.group.add(e)
 	return e
-}
-
-func (e *portableExchange) forget() {
-	e.registry.remove(e)
-	e.group.remove(e)
 }
 
 // run carries the exchange out; pending has come after the request's head. It returns what
 // the client has sent ahead, if its connection is kept.
 func (e *portableExchange) run(pending []byte) (ahead []byte) {
 	e.checkClocks()
-	go e.send(pending)
+	up, ok := e.take(slices.Clone(pending))
+	e.firstAhead = len(e.ahead)
+	if !e.requestDone() {
+		e.Received = nil // no more than its beginning
+	}
+	if ok && e.Reused && !e.asked && !socket.Quiet(e.Upstream) {
+		if e.mayRepeat() {
+			e.dropUpstream()
+			e.stopClocks()
+			return nil
+		}
+		e.abort(UpstreamReset, nil, statusBadGateway)
+		ok = false
+	}
+	go e.send(up, ok)
 	rest := e.receive()
 	if rest != nil {
 		e.tunnel = e.startTunnel(rest)
@@ -287,41 +356,36 @@ func (e *portableExchange) run(pending []byte) (ahead []byte) {
 	if e.isAborted() {
 		<-e.gaveUp
 	}
-	if e.kept {
+	if e.kept || e.repeats {
 		e.stopClocks()
-		_ = e.Client.SetReadDeadline(time.Time{})
 		return e.ahead
 	}
-	if e.repeats {
-		e.stopClocks()
-		return nil
-	}
 	e.conclude("http")
-	e.Owner.Dropped()
+	if e.Upstream != nil {
+		e.forgetUpstream()
+	}
 	return nil
 }
 
-// send is the flow up: the request, and then what the client sends ahead. It ends with the
-// exchange.
-func (e *portableExchange) send(pending []byte) {
+// send is the flow up: the request, of which up is the beginning, and then what the client
+// sends ahead. It ends with the exchange. ok says that there is something to do.
+func (e *portableExchange) send(up []byte, ok bool) {
 	defer close(e.sent)
-	if e.sendRequest(pending) {
+	if ok {
+		ok = e.sendRequest(up)
+	}
+	close(e.uploaded)
+	if ok {
+		// Where the upstream takes no more, whoever reads from it sees why.
+		e.awaitResponse()
 		e.readAhead()
 	}
 }
 
 // sendRequest sends head and body. It reports false if that ends the exchange.
-func (e *portableExchange) sendRequest(pending []byte) bool {
-	up, ok := e.take(slices.Clone(pending))
-	if !ok {
-		return false // nothing is sent of a request that is known to be broken
-	}
-	e.firstAhead = len(e.ahead)
-	if !e.requestDone() {
-		e.Received = nil
-	}
+func (e *portableExchange) sendRequest(up []byte) bool {
 	lost := e.up.write(append(slices.Clip(e.Request.Forwarded.Head), up...)) != nil
-	for !lost && !e.requestDone() {
+	for !lost && e.wantsRequest() {
 		e.state.Lock()
 		left := e.x.RequestLeft()
 		e.state.Unlock()
@@ -329,7 +393,7 @@ func (e *portableExchange) sendRequest(pending []byte) bool {
 			left = math.MaxInt64
 		}
 		p, err := e.client.Read(left)
-		up, ok = e.take(p)
+		up, ok := e.take(p)
 		if ok {
 			lost = e.up.write(up) != nil
 		}
@@ -344,15 +408,15 @@ func (e *portableExchange) sendRequest(pending []byte) bool {
 			e.state.Lock()
 			e.x.RequestEnd()
 			e.state.Unlock()
-			e.over()
-			return false
+			if e.over() {
+				return false
+			}
 		default:
 			e.abortFor(e.up.src, err)
 			return false
 		}
 	}
-	// Where the upstream takes no more, whoever reads from it sees why.
-	e.awaitResponse()
+	e.whole = !lost && e.requestDone()
 	return true
 }
 
@@ -370,6 +434,12 @@ func (e *portableExchange) requestDone() bool {
 	e.state.Lock()
 	defer e.state.Unlock()
 	return e.x.RequestDone()
+}
+
+func (e *portableExchange) wantsRequest() bool {
+	e.state.Lock()
+	defer e.state.Unlock()
+	return e.x.WantsRequest()
 }
 
 // over looks whether the exchange is refused or broken, and if so acts on it.
@@ -390,7 +460,7 @@ func (e *portableExchange) awaitResponse() {
 	e.state.Lock()
 	defer e.state.Unlock()
 	if e.ResponseHeaderTimeout > 0 && !e.decided && e.x.RequestDone() {
-		_ = e.Upstream.SetReadDeadline(time.Now().Add(e.ResponseHeaderTimeout))
+		_ = e.up.dst.SetReadDeadline(time.Now().Add(e.ResponseHeaderTimeout))
 	}
 }
 
@@ -423,14 +493,17 @@ func (e *portableExchange) readAhead() {
 // receive is the flow down: the response. It returns what the upstream has sent of a
 // tunnel, not nil, if there is to be one.
 func (e *portableExchange) receive() (tunnel []byte) {
-	src := socket.NewReader(e.Upstream)
+	src := socket.NewReader(e.up.dst.Conn)
 	for {
 		p, err := src.Read(math.MaxInt64)
 		e.state.Lock()
 		head, body := e.x.Response(nil, p)
 		state, answered := e.x.State(), e.x.Answered()
 		e.state.Unlock()
-		if answered && !e.decide() || len(head) > 0 && !e.pass(head) {
+		if len(head) > 0 && len(body) <= socket.SmallSize && state != exchange.Tunnel {
+			head, body = append(head, body...), nil // in one write
+		}
+		if answered && !e.decide() || !e.pass(head) {
 			socket.GiveBack(p)
 			return nil
 		}
@@ -451,7 +524,7 @@ func (e *portableExchange) receive() (tunnel []byte) {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			e.abort(ResponseTimeout, nil, statusGatewayTimeout)
 			return nil
-		case err == io.EOF && !socket.LostPeer(e.Upstream):
+		case err == io.EOF && !socket.LostPeer(e.up.dst.Conn):
 			if e.repeat() {
 				return nil
 			}
@@ -482,7 +555,7 @@ func (e *portableExchange) decide() bool {
 	}
 	if !e.decided {
 		e.decided = true
-		_ = e.Upstream.SetReadDeadline(time.Time{})
+		_ = e.up.dst.SetReadDeadline(time.Time{})
 	}
 	return true
 }
@@ -493,6 +566,8 @@ func (e *portableExchange) pass(p []byte) bool {
 	if len(p) == 0 {
 		return true
 	}
+	e.responding.Lock()
+	defer e.responding.Unlock()
 	if e.isAborted() {
 		return false
 	}
@@ -503,22 +578,25 @@ func (e *portableExchange) pass(p []byte) bool {
 	return true
 }
 
-// repeat reports whether the request is to be sent once more, on a fresh connection.
-func (e *portableExchange) repeat() bool {
+// mayRepeat ends the exchange if its request can be sent once more.
+func (e *portableExchange) mayRepeat() bool {
 	e.state.Lock()
-	repeats := e.Reused && !e.x.Begun() && e.Received != nil && !e.aborted
-	if repeats {
-		e.repeats, e.ended = true, true
-		_ = e.Client.SetReadDeadline(time.Unix(1, 0)) // wakes the flow up
-	}
-	e.state.Unlock()
-	if !repeats {
+	defer e.state.Unlock()
+	if !e.Reused || e.x.Begun() || e.Received == nil || e.aborted {
 		return false
 	}
-	socket.Reset(e.Upstream)
-	e.Owner.Dropped()
+	e.repeats, e.ended = true, true
+	return true
+}
+
+// repeat reports whether the request is to be sent once more, on a fresh connection.
+func (e *portableExchange) repeat() bool {
+	if !e.mayRepeat() {
+		return false
+	}
+	_ = e.Client.SetReadDeadline(longAgo) // wakes the flow up
+	e.dropUpstream()
 	<-e.sent
-	_ = e.Client.SetReadDeadline(time.Time{})
 	e.Received = append(e.Received, e.ahead[e.firstAhead:]...)
 	return true
 }
@@ -526,43 +604,61 @@ func (e *portableExchange) repeat() bool {
 // finish ends the exchange after its response. It closes what is not kept.
 func (e *portableExchange) finish() {
 	e.state.Lock()
-	ended := !e.aborted
-	e.ended = ended
-	done := e.x.RequestDone()
-	e.keepsUpstream = e.x.KeepsUpstream() && e.UpstreamKeepalive > 0
-	if ended {
-		_ = e.Client.SetReadDeadline(time.Unix(1, 0)) // wakes the flow up
-	}
-	e.state.Unlock()
-	if !ended {
+	if e.aborted {
+		e.state.Unlock()
 		return
 	}
-	e.done = nil
-	e.Owner.Ended(e.account("http"))
-	if !done {
-		socket.Reset(e.Upstream)
-	}
-	<-e.sent
-	e.state.Lock()
-	e.kept = e.x.KeepsClient() && !e.isRetired()
+	e.ended = true
+	requestDone := e.x.RequestDone()
 	e.state.Unlock()
+	whole := requestDone && e.isUploaded()
+	if !whole {
+		// A request that has not gone up to its end must not look complete, and none may
+		// follow it: its head would be taken for the rest of this one.
+		e.dropUpstream()
+	}
+	_ = e.Client.SetReadDeadline(longAgo) // wakes the flow up
+	<-e.sent
+	e.done = nil
+	e.Owner.Ended(e.account("http", Finished, nil))
+
+	e.kept = e.x.KeepsClient() && !e.isRetired()
+	e.keepsUpstream = whole && e.x.KeepsUpstream() && e.UpstreamKeepalive > 0
 	if e.kept {
 		return
 	}
 	if socket.CloseWrite(e.Client) != nil {
 		_ = e.Client.Close()
 	}
-	if done {
+	if whole {
 		closeBehind(e.Upstream)
 	}
 	limit := int64(lingerLimit)
-	if !done {
+	if !e.x.RequestDone() {
 		// A client in the middle of its request fills all buffers on the way before it
 		// looks for a response: it is only bounded in time.
 		limit = math.MaxInt64
 	}
 	_ = e.Client.SetReadDeadline(time.Now().Add(lingerTimeout))
 	drop(&e.client, limit)
+}
+
+// isUploaded waits a little for what has been read of the request and may still be on its
+// way up. It reports false where the upstream does not take it.
+func (e *portableExchange) isUploaded() bool {
+	select {
+	case <-e.uploaded:
+		return e.whole
+	default:
+	}
+	patience := time.NewTimer(upstreamPatience)
+	defer patience.Stop()
+	select {
+	case <-e.uploaded:
+		return e.whole
+	case <-patience.C:
+		return false
+	}
 }
 
 // drop reads and drops at most so many bytes.
@@ -613,7 +709,7 @@ func (e *portableExchange) giveUp(cause Cause, err error) {
 	refused := e.x.State() == exchange.Refused
 	e.state.Unlock()
 
-	socket.Reset(e.Upstream)
+	socket.Reset(e.up.dst.Conn)
 	if refused {
 		e.refuse()
 	}
@@ -624,10 +720,12 @@ func (e *portableExchange) giveUp(cause Cause, err error) {
 // refuse answers the client, and closes its connection some time after that.
 func (e *portableExchange) refuse() {
 	// A flow up that waits for a hang-up lets this read.
-	_ = e.Client.SetReadDeadline(time.Unix(1, 0))
+	_ = e.Client.SetReadDeadline(longAgo)
 	e.watching.Lock()
 	defer e.watching.Unlock()
 	_ = e.Client.SetDeadline(time.Now().Add(lingerTimeout))
+	e.responding.Lock() // an interim response is on its way
+	defer e.responding.Unlock()
 	if _, err := e.Client.Write(e.Owner.Refusal(e.x.Status())); err == nil && socket.CloseWrite(e.Client) == nil {
 		_, _ = io.CopyN(io.Discard, e.Client, lingerLimit)
 	}
@@ -652,7 +750,7 @@ func (e *portableExchange) abortFor(at side, err error) {
 	e.abort(cause, err, status)
 }
 
-// end implements member. An exchange whose tunnel is handed over has not ended, and is
+// end is that of a member. An exchange whose tunnel is handed over has not ended, and is
 // not its own to end: the tunnel is registered when end returns.
 func (e *portableExchange) end(cause Cause, err error) (first bool) {
 	first = e.stream.end(cause, err)
@@ -666,7 +764,7 @@ func (e *portableExchange) end(cause Cause, err error) (first bool) {
 // meanwhile. The upstream has sent rest of it.
 func (e *portableExchange) startTunnel(rest []byte) bool {
 	e.state.Lock()
-	_ = e.Client.SetReadDeadline(time.Unix(1, 0)) // wakes the flow up
+	_ = e.Client.SetReadDeadline(longAgo) // wakes the flow up
 	e.state.Unlock()
 	<-e.sent
 	e.stopClocks()
@@ -702,15 +800,9 @@ func (e *portableExchange) startTunnel(rest []byte) bool {
 	return true
 }
 
-// retire implements member.
-func (e *portableExchange) retire(which func(Owner) bool) {
-	if which != nil && !which(e.Owner) {
-		return
-	}
-	e.conversation.mu.Lock()
-	e.retired = true
-	e.conversation.mu.Unlock()
+// retire lets the client's connection end with the response.
+func (e *portableExchange) retire() {
 	e.state.Lock()
+	defer e.state.Unlock()
 	e.x.End()
-	e.state.Unlock()
 }

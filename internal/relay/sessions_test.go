@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -32,15 +33,18 @@ type keeper struct {
 	forwards  atomic.Int32
 	dropped   atomic.Int32
 	ended     chan Account
-	waitsWith *string                // the session begins with waiting, and this has been received
+	waits     atomic.Int32
 	elsewhere func(data []byte) bool // a request that is not forwarded
-
-	reader httphead.Reader
+	wait      func() time.Time       // until when
+	onEnded   func()
+	onDropped func()
+	refusal   string // the content of an answer in place of a response
 }
 
 func newKeeper(t *testing.T, dial func() net.Conn) *keeper {
 	t.Helper()
-	k := &keeper{t: t, streams: new(Registry), dial: dial, ended: make(chan Account, 100)}
+	k := &keeper{t: t, streams: new(Registry), dial: dial, ended: make(chan Account, 1000)}
+	k.wait = func() time.Time { return time.Now().Add(time.Hour) }
 	k.engine = New(k.streams, nil)
 	k.settings = Session{Keepalive: time.Hour, UpstreamKeepalive: time.Hour}
 	t.Cleanup(func() {
@@ -54,17 +58,18 @@ func newKeeper(t *testing.T, dial func() net.Conn) *keeper {
 
 // read reads the head of a request.
 func (k *keeper) read(data []byte) (request exchange.Request, headLen int, ok bool) {
-	k.reader.Reset(httphead.Options{})
-	switch k.reader.Read(data) {
+	var reader httphead.Reader // several sessions may have one owner
+	reader.Reset(httphead.Options{})
+	switch reader.Read(data) {
 	case httphead.HTTP:
 	case httphead.More:
 		return request, 0, false
 	default:
-		k.t.Errorf("%q is no request: %v", data, k.reader.Err())
+		k.t.Errorf("%q is no request: %v", data, reader.Err())
 		return request, 0, false
 	}
 	forward := httphead.Forward{Upgrades: []string{"websocket"}, Persistent: true}
-	return requestOf(k.t, &forward, &k.reader, data), k.reader.Len, true
+	return requestOf(k.t, &forward, &reader, data), reader.Len, true
 }
 
 // serve begins a session with what the client has sent.
@@ -86,7 +91,7 @@ func (k *keeper) serve(client net.Conn, data []byte, upstream net.Conn) {
 	if upstream == nil {
 		s.Upstream = k.dial()
 	} else {
-		s.Reused, s.Received = true, append([]byte(nil), data...)
+		s.Reused, s.Received = true, bytes.Clone(data)
 	}
 	s.Request, s.Pending = request, data[headLen:]
 	k.wg.Add(1)
@@ -94,10 +99,15 @@ func (k *keeper) serve(client net.Conn, data []byte, upstream net.Conn) {
 }
 
 func (k *keeper) Refusal(status int) []byte {
-	return fmt.Appendf(nil, "HTTP/1.1 %d Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", status)
+	return fmt.Appendf(nil, "HTTP/1.1 %d Refused\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", status, len(k.refusal), k.refusal)
 }
 
-func (k *keeper) Ended(a Account) { k.ended <- a }
+func (k *keeper) Ended(a Account) {
+	if k.onEnded != nil {
+		k.onEnded()
+	}
+	k.ended <- a
+}
 
 func (k *keeper) Next(data []byte, kept bool) Next {
 	if k.elsewhere != nil && k.elsewhere(data) {
@@ -105,7 +115,8 @@ func (k *keeper) Next(data []byte, kept bool) Next {
 	}
 	request, headLen, ok := k.read(data)
 	if !ok {
-		return Next{Verdict: Wait, Deadline: time.Now().Add(time.Hour)}
+		k.waits.Add(1)
+		return Next{Verdict: Wait, Deadline: k.wait()}
 	}
 	if !kept {
 		return Next{Verdict: Elsewhere}
@@ -120,8 +131,13 @@ func (k *keeper) Take(client net.Conn, data []byte, upstream net.Conn, registere
 	registered()
 }
 
-func (k *keeper) Dropped() { k.dropped.Add(1) }
-func (k *keeper) Closed()  { k.wg.Done() }
+func (k *keeper) Dropped() {
+	if k.dropped.Add(1); k.onDropped != nil {
+		k.onDropped()
+	}
+}
+
+func (k *keeper) Closed() { k.wg.Done() }
 
 // kept begins a session over network with a real HTTP server, and returns the client's end.
 func kept(t *testing.T, network string, handler http.Handler, configure func(*keeper)) (client net.Conn, k *keeper) {
@@ -146,14 +162,7 @@ func kept(t *testing.T, network string, handler http.Handler, configure func(*ke
 	}
 	near, client := connect(t, network)
 	t.Cleanup(func() { client.Close() })
-	if k.waitsWith != nil {
-		s := k.settings
-		s.Client, s.Owner, s.Pending = near, k, []byte(*k.waitsWith)
-		k.wg.Add(1)
-		k.engine.Serve(&s)
-	} else {
-		go k.serve(near, nil, nil)
-	}
+	go k.serve(near, nil, nil)
 	return client, k
 }
 
@@ -445,26 +454,6 @@ func TestSessionWaits(t *testing.T) {
 			ask(t, client, bufio.NewReader(client), "GET", "/", "")
 			receivesEnd(t, client)
 		})
-	}
-}
-
-// TestSessionWaitsFirst: a session may begin with waiting for a request, of which a part has
-// been received.
-func TestSessionWaitsFirst(t *testing.T) {
-	for _, network := range []string{"tcp", "unix", "tls"} {
-		for _, received := range []string{"", "GET /fi"} {
-			t.Run(network+" "+received, func(t *testing.T) {
-				client, k := kept(t, network, site, func(k *keeper) { k.waitsWith = &received })
-				send(t, client, "GET /first HTTP/1.1\r\nHost: h\r\n\r\n"[len(received):])
-				request, _ := http.NewRequest("GET", "http://h/first", nil)
-				if got, _ := answerOf(t, bufio.NewReader(client), request); !strings.HasPrefix(got, "GET /first") {
-					t.Errorf("got %q", got)
-				}
-				if got := k.taken.Load(); got != 1 {
-					t.Errorf("taken %d times, want once", got)
-				}
-			})
-		}
 	}
 }
 

@@ -67,22 +67,19 @@ func Detach(conn net.Conn) (detached net.Conn, ok bool) {
 }
 
 // FromDescriptor returns a connection of the socket fd, with its options as they are. It
-// closes fd, in any case.
+// closes fd, in any case. Since it opens one descriptor for another, the reserve of package
+// descriptors is not spared.
 func FromDescriptor(fd int) (net.Conn, error) {
 	file := os.NewFile(uintptr(fd), "")
 	defer file.Close()
-	if !descriptors.Take(1) { // net.FileConn makes one more
-		return nil, descriptors.ErrScarce
-	}
 	options := socketOptionsOf(fd)
 	conn, err := net.FileConn(file)
 	if err != nil {
-		descriptors.Unused(1)
 		return nil, err
 	}
 	options.restore(fd)
-	if raw := rawConn(conn); raw == nil || raw.Control(descriptors.Opened) != nil {
-		descriptors.Unused(1)
+	if raw := rawConn(conn); raw != nil {
+		_ = raw.Control(descriptors.Saw)
 	}
 	return conn, nil
 }

@@ -97,8 +97,12 @@ func PeerLost(fd int) bool {
 }
 
 // Quiet reports whether the peer of an idle connection has neither sent anything nor ended
-// it, as far as can be told without reading: true where there is no telling.
+// it, as far as that can be told at once. A byte may be lost if it has. It clears the read
+// deadline of a wrapper, which may hold bytes that it has read.
 func Quiet(conn net.Conn) bool {
+	if !Is(conn) && !holdsNothing(conn) {
+		return false
+	}
 	raw := rawConn(Of(conn))
 	if raw == nil {
 		return true

@@ -2,7 +2,9 @@ package socket
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
+	"os"
 	"syscall"
 	"time"
 )
@@ -83,4 +85,13 @@ func (r *Reader) readConn(size int, max int64) ([]byte, error) {
 		return nil, err
 	}
 	return p[:n], err
+}
+
+// holdsNothing reports whether a wrapper has no bytes at hand.
+func holdsNothing(conn net.Conn) bool {
+	if conn.SetReadDeadline(time.Unix(1, 0)) != nil {
+		return false
+	}
+	n, err := conn.Read(make([]byte, 1))
+	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && conn.SetReadDeadline(time.Time{}) == nil
 }

@@ -32,8 +32,8 @@ func AwaitHangUp(net.Conn) error { return nil }
 // HangUp returns nil: see NoticesHangUp.
 func HangUp(net.Conn) error { return nil }
 
-// Quiet reports true: there is no telling.
-func Quiet(net.Conn) bool { return true }
+// Quiet is that of Unix, as far as it goes without asking the socket.
+func Quiet(conn net.Conn) bool { return Is(conn) || holdsNothing(conn) }
 
 // LostPeer reports false: here a connection that is reset goes on saying so.
 func LostPeer(net.Conn) bool { return false }

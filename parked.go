@@ -1,0 +1,65 @@
+package streamprox
+
+import (
+	"errors"
+	"math"
+	"net"
+	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/relay"
+)
+
+// parking says when an idle connection leaves the HTTP server, and who takes it.
+type parking struct {
+	parker relay.Parker
+	after  time.Duration
+}
+
+// errIdle says that nothing has come in time.
+var errIdle = errors.New("connection is idle")
+
+// due returns when a connection that is idle from now on is parked; zero: never.
+func (p *parking) due(now time.Time) time.Time {
+	if p == nil {
+		return time.Time{}
+	}
+	return now.Add(p.after)
+}
+
+// park lets a connection wait for its next request, for as long as the HTTP server would
+// have waited; 0: for ever. Where nothing takes it, it is closed: it is idle, and its client
+// opens another one.
+func (p *parking) park(conn net.Conn, next continuation, patience time.Duration) {
+	if patience == 0 {
+		patience = math.MaxInt64
+	}
+	if !p.parker.Park(&relay.Session{Client: conn, Keepalive: patience, Owner: parked{next.waiting()}}) {
+		_ = conn.Close()
+	}
+	if next.inspect.gone.Load() {
+		next.inspect.retire() // may have been before the engine knew of the connection
+	}
+}
+
+// parked is a connection that waits for its next request, which has left the HTTP server.
+type parked struct{ continuation }
+
+// Next implements relay.Owner: all is for Take.
+func (parked) Next([]byte, bool) relay.Next { return relay.Next{} }
+
+// Take implements relay.Owner: the request is inspected, and goes wherever it belongs.
+func (p parked) Take(client net.Conn, data []byte, _ net.Conn, registered func()) {
+	in := p.next(client, data)
+	in.turn.hold()
+	registered()
+	in.serve(client)
+}
+
+// Refusal, Ended, Dropped and Closed implement relay.Owner. There is nothing to tell.
+func (parked) Refusal(int) []byte  { return nil }
+func (parked) Ended(relay.Account) {}
+func (parked) Dropped()            {}
+func (parked) Closed()             {}
+
+// Interface guards
+var _ relay.Owner = parked{}
