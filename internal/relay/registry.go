@@ -45,7 +45,7 @@ func (r *Registry) Len() int {
 // Drain waits until no stream is left or ctx is done; then it resets those left,
 // with the cause Shutdown, and waits for them and their Done, but for no longer than
 // stubborn. It returns how many it reset. Streams may be started meanwhile and
-// are treated alike, and so is the work that is held for.
+// are treated alike, and so is the work that is held for. Sessions are retired.
 func (r *Registry) Drain(ctx context.Context) (reset int) {
 	r.Retire(nil)
 	patience, force := ctx.Done(), false
@@ -78,6 +78,7 @@ func (r *Registry) Drain(ctx context.Context) (reset int) {
 		case <-empty:
 			return reset
 		case <-added:
+			r.Retire(nil) // a request that was held for may have become a session
 		case <-patience:
 			patience, force = nil, true
 			over = time.After(stubborn)
