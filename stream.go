@@ -48,16 +48,14 @@ func drain(cx *layer4.Connection) (pending []byte, conn net.Conn) {
 func fork(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connection {
 	forked := layer4.WrapConnection(conn, pending, cx.Logger)
 
-	vars := forked.Context.Value(layer4.VarsCtxKey).(map[string]any)
-	if parent, ok := cx.Context.Value(layer4.VarsCtxKey).(map[string]any); ok {
-		for key, value := range parent {
-			if key != stockHTTPRequestVar {
-				vars[key] = value
-			}
+	vars := variablesOf(forked)
+	for key, value := range variablesOf(cx) {
+		if key != stockHTTPRequestVar {
+			vars[key] = value
 		}
 	}
 
-	repl, parent := forked.Replacer(), cx.Replacer()
+	repl, parent := forked.Replacer(), cx.Context.Value(layer4.ReplacerCtxKey).(*caddy.Replacer)
 	if started, ok := parent.Get(layer4.ConnWrapTimeReplKey); ok {
 		repl.Set(layer4.ConnWrapTimeReplKey, started)
 	}
@@ -128,6 +126,16 @@ func setTLSState(cx *layer4.Connection) {
 	cx.SetVar(layer4.TLSConnectionStatesVarName, []*tls.ConnectionState{&state})
 }
 
+// variablesOf returns the variables of cx. They are taken from its context, which is all
+// that a connection waiting for its next request keeps of it.
+func variablesOf(cx *layer4.Connection) map[string]any {
+	vars, _ := cx.Context.Value(variablesKey).(map[string]any)
+	return vars
+}
+
+// variablesKey is the key of the variables, as one that costs no memory to look for.
+var variablesKey any = layer4.VarsCtxKey
+
 // tlsTerminated reports whether TLS was terminated on the way to cx, of which conn is
 // the connection beneath.
 func tlsTerminated(cx *layer4.Connection, conn net.Conn) bool {
@@ -144,7 +152,7 @@ type withTLS interface {
 // tlsState returns the state of the innermost TLS connection that was terminated
 // on the way to cx, or nil.
 func tlsState(cx *layer4.Connection) *tls.ConnectionState {
-	states, _ := cx.GetVar(layer4.TLSConnectionStatesVarName).([]*tls.ConnectionState)
+	states, _ := variablesOf(cx)[layer4.TLSConnectionStatesVarName].([]*tls.ConnectionState)
 	if len(states) == 0 {
 		return nil
 	}
