@@ -394,6 +394,10 @@ func (h *Inspect) Cleanup() error {
 	return nil
 }
 
+// over reports whether no request may follow on a connection: the configuration has been
+// replaced, or the process exits.
+func (h *Inspect) over() bool { return h.gone.Load() || caddy.Exiting() }
+
 // retire closes connections that wait for a request which this inspect would route, and
 // those that have one under way after that.
 func (h *Inspect) retire() {

@@ -432,7 +432,7 @@ func (h *Relay) request(in *inspection, keep bool) (exchange.Request, error) {
 	r := exchange.Request{
 		Method: in.method(),
 		Old:    in.Head.Minor == 0,
-		Last:   in.turn.inspect.gone.Load(),
+		Last:   in.turn.inspect.over(),
 	}
 	if r.Method == http.MethodConnect && (in.Head.ContentLength > 0 || in.Head.Chunked) {
 		return r, errConnectContent
@@ -484,7 +484,7 @@ func (h *Relay) serve(in *inspection, r *relayed, s *relay.Session, reuse reuse)
 		s.Received = bytes.Clone(in.turn.first.Data())
 	}
 	detached = h.engine.Serve(s)
-	if r.inspect.gone.Load() {
+	if r.inspect.over() {
 		r.inspect.retire() // may have been before the engine knew of the session
 	}
 	return detached
