@@ -448,12 +448,15 @@ func TestDesync(t *testing.T) { runDesync(t, "", desyncCases()) }
 
 func TestDesyncLenient(t *testing.T) { runDesync(t, "lenient", lenientCases()) }
 
+// closing is what relay is told where a connection has one request.
+const closing = " {\n reuse close\n }"
+
 // runDesync plays the cases with each server, and with options of inspect.
 func runDesync(t *testing.T, inspect string, cases []desyncCase) {
 	t.Helper()
 	for _, server := range servers {
 		t.Run(server.name, func(t *testing.T) {
-			d := startDesync(t, server.name, inspect, "")
+			d := startDesync(t, server.name, inspect, closing)
 			for _, c := range cases {
 				if !c.runsOn(server.name) {
 					continue

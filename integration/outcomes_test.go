@@ -222,11 +222,11 @@ func TestBoundsOfHeads(t *testing.T) {
 		rest string // of the head, after Host
 		want string // the status
 	}{
-		{"256 fields", "/", strings.Repeat("z:\r\n", 255) + "\r\n", "200"},
+		{"256 fields", "/", "Connection: close\r\n" + strings.Repeat("z:\r\n", 254) + "\r\n", "200"},
 		{"257 fields", "/", strings.Repeat("z:\r\n", 256) + "\r\n", "431"},
 		{"257 fields, incomplete", "/", strings.Repeat("z:\r\n", 255) + "z:", "431"},
 		{"256 fields, and one is added", "/rewritten", strings.Repeat("z:\r\n", 255) + "\r\n", "400"},
-		{"32 connection options", "/", "Connection: " + list(32) + "\r\n", "200"},
+		{"32 connection options", "/", "Connection: close," + list(31) + "\r\n", "200"},
 		{"33 connection options", "/", "Connection: " + list(33), "400"},
 		{"33 protocols", "/", "Upgrade: " + list(33), "400"},
 		{"half options, half fields", "/", "Connection: " + list(64<<10) + strings.Repeat("z:\r\n", 32<<10), "400"},

@@ -10,26 +10,26 @@ import (
 	"testing"
 )
 
-// headBackend answers each connection's first request with the head it received, and
-// leaves it to the client to close.
+// headBackend answers each request with the head it received, and leaves it to the client
+// to close.
 func headBackend(t *testing.T) string {
 	t.Helper()
 	return backend(t, func(conn net.Conn) {
-		var head strings.Builder
-		r := bufio.NewReader(conn)
-		for !strings.HasSuffix(head.String(), "\r\n\r\n") {
-			line, err := r.ReadString('\n')
-			if err != nil {
-				return
+		for r := bufio.NewReader(conn); ; {
+			var head strings.Builder
+			for !strings.HasSuffix(head.String(), "\r\n\r\n") {
+				line, err := r.ReadString('\n')
+				if err != nil {
+					return
+				}
+				head.WriteString(line)
 			}
-			head.WriteString(line)
+			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: %d\r\n\r\n%s", head.Len(), head.String())
 		}
-		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: %d\r\n\r\n%s", head.Len(), head.String())
-		_, _ = io.Copy(io.Discard, r)
 	})
 }
 
-// What of a head reaches the upstream, and that no second request does.
+// What of a head reaches the upstream, and whether a second request on the connection does.
 func TestRelayedHeads(t *testing.T) {
 	const (
 		hops      = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Hop\r\nKeep-Alive: timeout=5\r\nX-Hop: 1\r\nX_Real_IP: 192.0.2.1\r\nX-Real-IP: 192.0.2.2\r\n\r\n"
@@ -38,15 +38,21 @@ func TestRelayedHeads(t *testing.T) {
 		closing   = "GET / HTTP/1.1\r\nhost:a\r\nConnection: close\r\n\r\n"
 	)
 	upstream := headBackend(t)
+	const last = "reuse close\n"
 	tests := []struct{ name, options, head, want string }{
-		{"fields of the connection", "", hops, "GET / HTTP/1.1\r\nHost: a\r\nX-Real-IP: 192.0.2.2\r\nConnection: close\r\n\r\n"},
-		{"keep_alias_headers", "keep_alias_headers", hops, "GET / HTTP/1.1\r\nHost: a\r\nX_Real_IP: 192.0.2.1\r\nX-Real-IP: 192.0.2.2\r\nConnection: close\r\n\r\n"},
-		{"nothing to change", "", closing, closing},
-		{"WebSocket", "", webSocket, webSocket},
-		{"WebSocket, upgrade off", "upgrade off", webSocket, "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nConnection: close\r\n\r\n"},
-		{"WebSocket, another protocol allowed", "upgrade irc/6.9", webSocket, "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nConnection: close\r\n\r\n"},
-		{"protocols that are not allowed", "", irc, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"},
-		{"one of two protocols allowed", "upgrade irc/6.9", irc, "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: irc/6.9\r\nConnection: Upgrade\r\n\r\n"},
+		{"kept: fields of the connection", "", hops, "GET / HTTP/1.1\r\nHost: a\r\nX-Real-IP: 192.0.2.2\r\n\r\n"},
+		{"kept: the client closes", "", closing, closing},
+		{"kept: WebSocket", "", webSocket, webSocket},
+		{"kept: WebSocket, upgrade off", "upgrade off", webSocket, "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"},
+		{"kept: the upstream's connection is not", "upstream_keepalive 0", hops, "GET / HTTP/1.1\r\nHost: a\r\nX-Real-IP: 192.0.2.2\r\nConnection: close\r\n\r\n"},
+		{"fields of the connection", last, hops, "GET / HTTP/1.1\r\nHost: a\r\nX-Real-IP: 192.0.2.2\r\nConnection: close\r\n\r\n"},
+		{"keep_alias_headers", last + "keep_alias_headers", hops, "GET / HTTP/1.1\r\nHost: a\r\nX_Real_IP: 192.0.2.1\r\nX-Real-IP: 192.0.2.2\r\nConnection: close\r\n\r\n"},
+		{"nothing to change", last, closing, closing},
+		{"WebSocket", last, webSocket, webSocket},
+		{"WebSocket, upgrade off", last + "upgrade off", webSocket, "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nConnection: close\r\n\r\n"},
+		{"WebSocket, another protocol allowed", last + "upgrade irc/6.9", webSocket, "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nConnection: close\r\n\r\n"},
+		{"protocols that are not allowed", last, irc, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"},
+		{"one of two protocols allowed", last + "upgrade irc/6.9", irc, "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: irc/6.9\r\nConnection: Upgrade\r\n\r\n"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -64,8 +70,19 @@ func TestRelayedHeads(t *testing.T) {
 				if string(got) != test.want || err != nil {
 					t.Errorf("%s: the upstream received %q (%v), want %q", piece.name, got, err, test.want)
 				}
-				if !resp.Close || resp.Header.Get("Keep-Alive") != "" {
-					t.Errorf("%s: got close %v, Keep-Alive %q, want the last response of the connection", piece.name, resp.Close, resp.Header.Get("Keep-Alive"))
+				kept := strings.HasPrefix(test.name, "kept: ") && test.head != closing && test.want != webSocket
+				if resp.Close == kept || resp.Header.Get("Keep-Alive") != "" {
+					t.Errorf("%s: got close %v, Keep-Alive %q, want close %v", piece.name, resp.Close, resp.Header.Get("Keep-Alive"), !kept)
+				}
+				if kept {
+					resp, err := http.ReadResponse(r, nil)
+					if err != nil {
+						t.Fatalf("%s: reading the second response: %v", piece.name, err)
+					}
+					if got, err := io.ReadAll(resp.Body); !strings.HasPrefix(string(got), "GET / HTTP/1.1\r\nHost: a\r\n") || err != nil {
+						t.Errorf("%s: the second request was answered with %q (%v)", piece.name, got, err)
+					}
+					continue
 				}
 				if rest, err := io.ReadAll(r); len(rest) > 0 || err != nil {
 					t.Errorf("%s: after the response came %q (%v), want the end", piece.name, rest, err)

@@ -815,7 +815,7 @@ func TestAnsweredRequestsDoNotCount(t *testing.T) {
 		}
 	})
 	address := freeAddress(t)
-	start(t, layer4Caddyfile(address, "route {\nrelay {\nupstream "+up+" {\nmax_connections 1\n}\n}\n}"))
+	start(t, layer4Caddyfile(address, "route {\nrelay {\nupstream "+up+" {\nmax_connections 1\n}\nreuse close\n}\n}"))
 	for range 5 {
 		conn := dial(t, address)
 		send(t, conn, head("GET / HTTP/1.1", "Host: a.example"), 1<<20)

@@ -86,11 +86,12 @@ func TestRequestsAreRoutedBySubroutes(t *testing.T) {
 				respond "two {uri}"
 			}`)
 			s := newScript(t, address)
-			s.get("/x/1 /x/2 /3 /x/4 /x/b/5 /x/6", "one /x/1", "one /x/2", "two /3", "one /x/4", "b GET /x/b/5 ", "end")
+			s.get("/x/1 /x/2 /3 /x/4 /x/b/5 /x/6", "one /x/1", "one /x/2", "two /3", "one /x/4", "b GET /x/b/5 ", "one /x/6")
 			s = newScript(t, address)
 			s.get("/1", "two /1")
 			s.get("/x/2", "one /x/2")
-			s.get("/x/b/3", "b GET /x/b/3 ", "end")
+			s.get("/x/b/3", "b GET /x/b/3 ")
+			s.get("/x/b/4 /x/b/5 /6", "b GET /x/b/4 ", "b GET /x/b/5 ", "two /6")
 		})
 	}
 }
@@ -263,8 +264,8 @@ func TestLaterRequests(t *testing.T) {
 	}{
 		{"the same route", layer4, []string{"/site/1", "/site/2", "/site/3"}, []string{"site /site/1", "site /site/2", "site /site/3"}},
 		{"to another site and back", layer4, []string{"/site/1", "/other/2", "/other/3", "/site/4"}, []string{"site /site/1", "other /other/2", "other /other/3", "site /site/4"}},
-		{"to relay, whose response is the last", layer4, []string{"/site/1", "/chat/2", "/site/3"}, []string{"site /site/1", "chat GET /chat/2 ", closed}},
-		{"relay alone", layer4, []string{"/chat/1", "/chat/2"}, []string{"chat GET /chat/1 ", closed}},
+		{"to relay and back", layer4, []string{"/site/1", "/chat/2", "/site/3"}, []string{"site /site/1", "chat GET /chat/2 ", "site /site/3"}},
+		{"relay alone", layer4, []string{"/chat/1", "/chat/2"}, []string{"chat GET /chat/1 ", "chat GET /chat/2 "}},
 		{"no route", layer4, []string{"/site/1", "/none", "/site/2"}, []string{"site /site/1", "404 Not Found\n", closed}},
 		{"wrapper: no route", wrapper, []string{"/site/1", "/none", "/site/2"}, []string{"wrapped /site/1", closed, closed}},
 		{"malformed", layer4, []string{"/site/1", "/site/../chat/2", "/site/3"}, []string{"site /site/1", "400 Bad Request\n", closed}},

@@ -74,7 +74,7 @@ func TestRewriteHeadBeforeDestinations(t *testing.T) {
 		{
 			name:    "relay",
 			request: "GET /echo/room?a=b HTTP/1.1\r\norigin: http://www.example\r\nHost: www.example\r\nCookie: a=b\r\nx-TAG:1\r\n\r\n",
-			want:    "GET /room?a=b HTTP/1.1\r\nOrigin: http://echo.example\r\nHost: echo.example\r\nx-TAG:1\r\nX-Tag: http www.example\r\nConnection: close\r\n\r\n",
+			want:    "GET /room?a=b HTTP/1.1\r\nOrigin: http://echo.example\r\nHost: echo.example\r\nx-TAG:1\r\nX-Tag: http www.example\r\n\r\n",
 		},
 		{
 			name:    "http_app",
