@@ -21,16 +21,16 @@ type server struct {
 type keptServer struct {
 	server
 	relay *Relay
-	since time.Time
+	since time.Time // the last response on it was complete
 
 	mu    sync.Mutex
 	timer *time.Timer // closes the connection
 	gone  bool        // it is closed, or taken
 }
 
-// newKeptServer returns s, which a request by way of h has left.
-func newKeptServer(h *Relay, s server) *keptServer {
-	k := &keptServer{server: s, relay: h, since: time.Now()}
+// newKeptServer returns s, which a request by way of h has left at that time.
+func newKeptServer(h *Relay, s server, since time.Time) *keptServer {
+	k := &keptServer{server: s, relay: h, since: since}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.timer = time.AfterFunc(h.upstreamKeepalive, k.drop)

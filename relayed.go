@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
@@ -22,6 +23,7 @@ type relayed struct {
 	remote       net.Addr
 	base         net.Conn       // the client's connection as inspect has it, if handlers have wrapped it; else nil
 	head         bool           // the method of the request is HEAD
+	answered     time.Time      // when the last request was over
 	ended        sync.WaitGroup // until the connection is closed, or somebody has taken it
 }
 
@@ -30,6 +32,7 @@ func (r *relayed) Refusal(status int) []byte { return []byte(statusOnly(status).
 
 // Ended implements relay.Owner.
 func (r *relayed) Ended(account relay.Account) {
+	r.answered = time.Now()
 	r.to.Release()
 	r.relay.logResponse(r.remote, r.to.Server, account)
 	r.relay.logEnd(r.remote, r.address, account)
@@ -67,7 +70,7 @@ func (r *relayed) Take(client net.Conn, data []byte, kept net.Conn, registered f
 	in.turn.hold()
 	registered()
 	if kept != nil {
-		in.turn.kept = newKeptServer(r.relay, server{conn: kept, to: r.to, leave: r.leave})
+		in.turn.kept = newKeptServer(r.relay, server{conn: kept, to: r.to, leave: r.leave}, r.answered)
 	}
 	in.serve(client)
 }

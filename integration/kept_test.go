@@ -1,0 +1,56 @@
+package integration
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// numberedBackend answers each request with the number of the connection that it came on.
+func numberedBackend(t *testing.T) (address string) {
+	var connections atomic.Int32
+	return backend(t, func(conn net.Conn) {
+		number := fmt.Sprint(connections.Add(1))
+		for r := bufio.NewReader(conn); ; {
+			request, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(io.Discard, request.Body)
+			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(number), number)
+		}
+	})
+}
+
+// TestPostNeedsFreshAnswer checks that a request which must not be sent twice goes up on a
+// connection of its own if the kept one has not answered within the last second.
+func TestPostNeedsFreshAnswer(t *testing.T) {
+	address := freeAddress(t)
+	start(t, `{
+		layer4 {
+			`+address+` {
+				route {
+					inspect {
+						route {
+							relay `+numberedBackend(t)+`
+						}
+					}
+				}
+			}
+		}
+	}`)
+	s := newScript(t, address)
+	s.get("/", "1")
+	time.Sleep(1100 * time.Millisecond) // more does no harm: the connection is not used either
+	post := "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 1\r\n\r\nx"
+	if _, err := io.Copy(s.conn, strings.NewReader(post)); err != nil {
+		t.Fatal(err)
+	}
+	s.get("", "2")
+}
