@@ -223,9 +223,11 @@ func (h *Inspect) run(in *inspection, next layer4.Handler) error {
 			return err // the outermost inspect goes on
 		case t.successor == nil:
 			t.end()
+			t.settle()
 			return err
 		default:
 			// The chain around inspect has had its turn.
+			t.settle()
 			in, next = t.successor, endOfChain
 		}
 	}

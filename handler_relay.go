@@ -378,9 +378,9 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	// What an idle stream keeps alive is little: not the connection as layer4 has it.
 	r := &relayed{relay: h, to: server.to, leave: server.leave, address: server.to.AddressOf(server.conn), remote: cx.RemoteAddr()}
 	r.ended.Add(1)
-	var detached bool
+	r.serving.Add(1)
 	if reuse == reusePin {
-		detached = h.engine.Start(&relay.Stream{
+		r.detached = h.engine.Start(&relay.Stream{
 			Client:           conn,
 			Upstream:         server.conn,
 			ToUpstream:       relay.Direction{Pending: client.Pending},
@@ -390,7 +390,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 			Done:             r.done,
 		})
 	} else {
-		detached = h.serve(in, r, &relay.Session{
+		r.detached = h.serve(in, r, &relay.Session{
 			Client:   conn,
 			Upstream: server.conn,
 			Request:  request,
@@ -400,10 +400,14 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 			Owner:    r,
 		}, reuse)
 	}
+	detached := r.detached
+	r.serving.Done()
 	release()
 	if !detached {
-		// caddy-l4 closes the client's socket when Handle returns.
 		r.ended.Wait()
+		if r.successor != nil {
+			in.turn.successor = r.successor
+		}
 	}
 	return nil
 }

@@ -21,10 +21,16 @@ type relayed struct {
 	leave        func()                // forgets that the upstream's connection may come back in
 	address      string                // of the upstream, for the log
 	remote       net.Addr
-	base         net.Conn       // the client's connection as inspect has it, if handlers have wrapped it; else nil
-	head         bool           // the method of the request is HEAD
-	answered     time.Time      // when the last request was over
-	ended        sync.WaitGroup // until the connection is closed, or somebody has taken it
+	base         net.Conn  // the client's connection as inspect has it, if handlers have wrapped it; else nil
+	head         bool      // the method of the request is HEAD
+	answered     time.Time // when the last request was over
+
+	// caddy-l4 closes a connection that the engine could not detach when Handle returns. So
+	// that waits, and goes on with the request that follows, if the engine leaves it.
+	serving   sync.WaitGroup // until it is known whether the connection is detached
+	detached  bool
+	ended     sync.WaitGroup // until the connection is closed, or somebody has taken it
+	successor *inspection    // of the request that follows, for Handle; or nil
 }
 
 // Refusal implements relay.Owner.
@@ -61,7 +67,8 @@ func (r *relayed) Next(data []byte, kept bool) relay.Next {
 	return relay.Next{Verdict: relay.Forward, Request: request, HeadLen: in.Head.Len, Repeatable: isRepeatable(request.Method)}
 }
 
-// Take implements relay.Owner: the request is inspected, and goes wherever it belongs.
+// Take implements relay.Owner: the request is inspected, and goes wherever it belongs. If
+// the connection is not detached, that is for Handle to do.
 func (r *relayed) Take(client net.Conn, data []byte, kept net.Conn, registered func()) {
 	if r.base != nil {
 		client = r.base
@@ -72,7 +79,17 @@ func (r *relayed) Take(client net.Conn, data []byte, kept net.Conn, registered f
 	if kept != nil {
 		in.turn.kept = newKeptServer(r.relay, server{conn: kept, to: r.to, leave: r.leave}, r.answered)
 	}
-	in.serve(client)
+	if r.serving.Wait(); r.detached {
+		in.serve(client)
+		return
+	}
+	if in.complete(nil) != nil {
+		client.Close()
+		in.turn.settle()
+		return
+	}
+	in.decide()
+	r.successor = in
 }
 
 // Dropped implements relay.Owner.

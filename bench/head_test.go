@@ -278,4 +278,4 @@ func (l *connListener) Close() error {
 
 func (l *connListener) Addr() net.Addr { return localhost }
 
-var _ = streamprox.OutcomeHTTP
+var _ layer4.NextHandler = (*streamprox.Inspect)(nil)

@@ -2,10 +2,12 @@ package integration
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -53,4 +55,44 @@ func TestPostNeedsFreshAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.get("", "2")
+}
+
+// TestNextRequestElsewhereWithTLS checks that a connection of which caddy-l4 keeps the
+// socket goes to another upstream, as often as its requests do, and that nobody waits for
+// the requests before.
+func TestNextRequestElsewhereWithTLS(t *testing.T) {
+	address := freeAddress(t)
+	start(t, `{
+		layer4 {
+			`+address+` {
+				route {
+					tls
+					inspect {
+						@b http_request path /b
+						route @b {
+							relay `+numberedBackend(t)+`
+						}
+						route {
+							relay `+numberedBackend(t)+`
+						}
+					}
+				}
+			}
+		}
+	}
+	https://example.com {
+		tls internal
+		bind streamprox/certificates
+	}`)
+	conn := tls.Client(dial(t, address), &tls.Config{InsecureSkipVerify: true, ServerName: "example.com"})
+	s := &script{t: t, conn: conn, r: bufio.NewReader(conn)}
+	s.get("/a /b", "1", "1")
+	before := runtime.NumGoroutine()
+	for i := range 20 {
+		next := fmt.Sprint(2 + i)
+		s.get("/a /b", next, next)
+	}
+	if after := runtime.NumGoroutine(); after > before+10 {
+		t.Errorf("%d goroutines after 40 more requests, %d before", after, before)
+	}
 }

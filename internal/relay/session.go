@@ -83,7 +83,8 @@ type Owner interface {
 	// that Next has not forwarded, and for one that was sent on a connection which the
 	// upstream had closed: that one is to be sent on a fresh one. Take is a goroutine of its
 	// own. Until it returns, or calls registered, since the request is known elsewhere to be
-	// under way, the session counts as one of its registries, but cannot be ended or retired.
+	// under way, the session counts as one of its registries, but cannot be ended or retired. If Serve has
+	// not detached the client's connection, Take returns before Closed is called.
 	Take(client net.Conn, data []byte, upstream net.Conn, registered func())
 
 	// Dropped is called when the upstream's connection is closed, while the session goes on,
@@ -91,7 +92,7 @@ type Owner interface {
 	Dropped()
 
 	// Closed is called when the client's connection is closed, or Take has got it: the last
-	// call but for Take.
+	// call but for Take of a detached connection.
 	Closed()
 }
 

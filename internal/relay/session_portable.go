@@ -236,8 +236,8 @@ func (c *conversation) release(data []byte) {
 		return
 	}
 	_ = c.Client.SetReadDeadline(time.Time{})
-	c.Owner.Closed()
 	c.Owner.Take(c.Client, data, c.Upstream, c.forget)
+	c.Owner.Closed()
 }
 
 // closeBoth closes the connections of a session that waits.
