@@ -33,7 +33,7 @@ func (p *parking) park(conn net.Conn, next continuation, patience time.Duration)
 	if patience == 0 {
 		patience = math.MaxInt64
 	}
-	if !p.parker.Park(&relay.Session{Client: conn, Keepalive: patience, Owner: parked{next.waiting()}}) {
+	if !p.parker.Park(&relay.Session{Client: conn, Keepalive: patience, Owner: parked{next}}) {
 		_ = conn.Close()
 	}
 	if next.inspect.gone.Load() {
@@ -55,9 +55,10 @@ func (p parked) Take(client net.Conn, data []byte, _ net.Conn, registered func()
 	in.serve(client)
 }
 
-// Refusal, Ended, Dropped and Closed implement relay.Owner. There is nothing to tell.
+// Refusal, Ended, Tunnelled, Dropped and Closed implement relay.Owner. There is nothing to tell.
 func (parked) Refusal(int) []byte  { return nil }
 func (parked) Ended(relay.Account) {}
+func (parked) Tunnelled()          {}
 func (parked) Dropped()            {}
 func (parked) Closed()             {}
 

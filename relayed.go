@@ -92,6 +92,9 @@ func (r *relayed) Take(client net.Conn, data []byte, kept net.Conn, registered f
 	r.successor = in
 }
 
+// Tunnelled implements relay.Owner: no request follows, so what would inspect it may go.
+func (r *relayed) Tunnelled() { r.parent, r.base = nil, nil }
+
 // Dropped implements relay.Owner.
 func (r *relayed) Dropped() { r.leave() }
 

@@ -19,13 +19,6 @@ type continuation struct {
 // inspector returns the inspect that routes the next request.
 func (c continuation) inspector() *Inspect { return c.inspect }
 
-// waiting returns c for a connection that waits for its next request, perhaps for long: what
-// caddy-l4 keeps of the connection, without the buffer in which it has matched.
-func (c continuation) waiting() continuation {
-	c.parent = &layer4.Connection{Conn: c.parent.Conn, Context: c.parent.Context, Logger: c.parent.Logger}
-	return c
-}
-
 // next returns the inspection of the next request, of which data, not empty, has been
 // received on conn.
 func (c continuation) next(conn net.Conn, data []byte) *inspection {

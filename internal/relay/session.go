@@ -87,6 +87,10 @@ type Owner interface {
 	// not detached the client's connection, Take returns before Closed is called.
 	Take(client net.Conn, data []byte, upstream net.Conn, registered func())
 
+	// Tunnelled is called when the connections have become a raw stream, which may last for
+	// days: no request follows.
+	Tunnelled()
+
 	// Dropped is called when the upstream's connection is closed, while the session goes on,
 	// or at its end.
 	Dropped()

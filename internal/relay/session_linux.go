@@ -635,6 +635,7 @@ func (l *loop) forgetUpstream(p *pair, reset bool) {
 func (l *loop) startTunnel(p *pair) {
 	s := p.session
 	p.session = nil
+	p.owner.Tunnelled()
 	p.started = s.began
 	p.up.carried -= s.up
 	p.down.carried -= s.down

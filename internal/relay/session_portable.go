@@ -778,6 +778,7 @@ func (e *portableExchange) startTunnel(rest []byte) bool {
 		return false
 	}
 	defer close(e.handed)
+	e.Owner.Tunnelled()
 	// Done keeps nothing else of the exchange: a tunnel may last for days.
 	up, down, started, owner := e.up.delivered.Load(), e.down.delivered.Load(), e.started, e.Owner
 	e.portable.Start(&Stream{

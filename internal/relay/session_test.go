@@ -108,6 +108,8 @@ func (o *oneExchange) Next([]byte, bool) Next {
 
 func (o *oneExchange) Take(net.Conn, []byte, net.Conn, func()) { o.t.Error("Take was called") }
 
+func (o *oneExchange) Tunnelled() {}
+
 func (o *oneExchange) Dropped() {
 	if o.dropped != nil {
 		o.dropped()

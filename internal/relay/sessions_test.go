@@ -131,6 +131,7 @@ func (k *keeper) Take(client net.Conn, data []byte, upstream net.Conn, registere
 	registered()
 }
 
+func (k *keeper) Tunnelled() {}
 func (k *keeper) Dropped() {
 	if k.dropped.Add(1); k.onDropped != nil {
 		k.onDropped()
