@@ -35,10 +35,11 @@
 //	}
 //
 // In a route of inspect each HTTP/1 request is routed, not only the first one of a
-// connection. relay takes one request from a connection, which ends with the response;
-// an upgrade that the server accepts, and what is no HTTP, is a raw stream. http_app
-// keeps the connection: the next head is read before the HTTP server sees it, and a
-// request of another route leaves for where it belongs.
+// connection, which moves from one destination to another as its requests say. relay follows
+// the framing of a request and its response; then the client's connection waits for the next
+// request. The connection to the server is this client's own. An upgrade that the server
+// accepts, and what is no HTTP, is a raw stream. http_app lets the HTTP server read no further
+// than the request that it has: the next head is read by inspect first.
 //
 // A connection passes through the package in one direction: handler_inspect.go reads its
 // head (receive.go, internal/opening) and chooses a route (route.go); handler_rewrite.go
@@ -46,8 +47,9 @@
 // listener of the virtual network (internal/handover), or handler_relay.go asks a pool
 // (internal/upstream) for a connection to an upstream and hands both ends to internal/relay;
 // handler_respond.go answers instead. stream.go makes what handlers get, replay.go and
-// reinspect.go what the HTTP server gets. From there one way leads back to the beginning: what
-// turn.go keeps of a request inspects the next one on the connection.
+// reinspect.go what the HTTP server gets, relayed.go what the engine asks between two requests.
+// From there one way leads back to the beginning: what turn.go keeps of a request inspects
+// the next one on the connection. docs/architecture.md has pictures of it.
 package streamprox
 
 import (

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -71,6 +72,16 @@ var claims = []claim{
 		{"SSH :8080", "SSH-2.0-127.0.0.1:22\r\n", `got "SSH-2.0-client`},
 		{"GET http://example.com:8080/..%2f", "400", "!" + ofCaddy},
 	}},
+	{of: "README.md#which-layout-is-mine 2", check: keeps(
+		[]string{"GET http://example.com:8080/chat/a", "200", ":9000 got GET /chat/a", "!Connection"},
+		[]string{"GET http://example.com:8080/", "200", ofCaddy, page},
+		[]string{"GET http://example.com:8080/chat/b", "200", ":9000 got GET /chat/b", "!from: {from}\n"},
+	)},
+	{of: "README.md#which-layout-is-mine", change: longer("\t\t\t\t\t\t\t"), check: keeps(
+		[]string{"GET https://example.com/", "200", ofCaddy, page},
+		[]string{"GET https://example.com/chat/a", "200", ":9000 got GET /chat/a", "!Connection"},
+		[]string{"GET https://example.com/chat/b", "200", ":9000 got GET /chat/b", "from: {from}\n"},
+	)},
 	{of: "README.md#which-layout-is-mine 2", change: brief, tries: [][]string{
 		{"silent :8080", "SSH-2.0-127.0.0.1:22\r\n"},
 	}},
@@ -124,6 +135,12 @@ var claims = []claim{
 		{"GET https://example.com/chat/room", "200", "10.0.0.5:9000 got GET /chat/room", "X-Forwarded-Proto: https"},
 		{"WebSocket wss://example.com/chat/room", "10.0.0.5:9000 got GET /chat/room", "\nmessage"},
 	}},
+	{of: "recipes.md#tls-ended-by-layer4", change: longer("\t\t\t\t\t\t"), check: keeps(
+		[]string{"GET https://example.com/chat/a", "200", "10.0.0.5:9000 got GET /chat/a", "!Connection"},
+		[]string{"GET https://example.com/", "200", ofCaddy, page},
+		[]string{"GET https://example.com/chat/b", "200", "10.0.0.5:9000 got GET /chat/b", "!from: {from}\n"},
+		[]string{"GET https://example.com/chat/c", "200", "10.0.0.5:9000 got GET /chat/c", "from: {from}\n"},
+	)},
 	{of: "recipes.md#tls-ended-by-layer4", change: []string{"bind streamprox/certificates\n", "bind streamprox/certificates\n\ttls /srv/certificate.pem /srv/key.pem\n"}, tries: [][]string{
 		{"GET https://example.com/", "200", page, "certificate by: the stubs"},
 	}},
@@ -158,12 +175,27 @@ var claims = []claim{
 	{of: "recipes.md#https-to-the-server", tries: [][]string{
 		{"GET http://example.com/api/x", "200", "api.example.org:443 got GET /api/x", "Host: api.example.org\n", "tls: api.example.org\n"},
 	}},
+	{of: "recipes.md#https-to-the-server", change: []string{"upstream api", "upstream_keepalive 1m\n\t\tupstream api"}, check: keeps(
+		[]string{"GET http://example.com/api/a", "200", "api.example.org:443 got GET /api/a", "!Connection"},
+		[]string{"GET http://example.com/api/b", "200", "api.example.org:443 got GET /api/b", "from: {from}\n"},
+	)},
 	{of: "recipes.md#several-servers-with-health-checks", tries: [][]string{
 		{"GET http://example.com/x", "200", ":9000 got GET /x"},
 	}},
 	{of: "recipes.md#several-servers-with-health-checks", down: []string{"10.0.0.5:9000"}, check: always("10.0.0.6:9000"), mayLog: []string{"upstream not reached"}},
 	{of: "recipes.md#several-servers-with-health-checks", down: []string{"10.0.0.6:9000"}, check: always("10.0.0.5:9000"), mayLog: []string{"upstream not reached"}},
 	{of: "recipes.md#the-same-server-for-the-same-user", check: sticks("GET http://example.com/x\nCookie: sid=%d")},
+	{of: "recipes.md#ntlm-and-negotiate", check: keeps(
+		[]string{"GET http://intranet.example.com/a", "200", "10.0.0.5:80 got GET /a", "!Connection"},
+		[]string{"GET http://intranet.example.com/b", "200", "10.0.0.5:80 got GET /b", "from: {from}\n"},
+	)},
+	{of: "recipes.md#ntlm-and-negotiate", change: []string{"upstream_keepalive 2m", "upstream_keepalive 0"}, check: keeps(
+		[]string{"GET http://intranet.example.com/a", "200", "10.0.0.5:80 got GET /a", "!Connection: close\n\n"},
+		[]string{"GET http://intranet.example.com/b", "200", "10.0.0.5:80 got GET /b", "!from: {from}\n"},
+	)},
+	{of: "recipes.md#ntlm-and-negotiate", change: []string{"upstream_keepalive 2m", "reuse close"}, tries: [][]string{
+		{"GET http://intranet.example.com/a", "200", "10.0.0.5:80 got GET /a", "Connection: close\n\n"},
+	}},
 	{of: "recipes.md#a-server-named-by-the-request", also: []string{"app.example.org:9000", "app.example.com:9000"}, tries: [][]string{
 		{"GET http://example.com/x\nHost: <app.example.org:9000>", "200", "app.example.org:9000 got GET /x"},
 		{"GET http://example.com/x\nHost: <app.example.com:9000>", "502"},
@@ -299,6 +331,14 @@ var claims = []claim{
 		{"GET http://example.com/x\nConnection: Upgrade\nUpgrade: mqtt", "200", "Upgrade: mqtt"},
 		{"GET http://example.com/x\nConnection: Upgrade\nUpgrade: other", "200", "!Upgrade:"},
 	}, mayLog: []string{"upstream is down", "upstream not reached"}},
+	{of: "relay.md#relay 2", check: keeps(
+		[]string{"GET http://example.com/a", "200", "got GET /a", "!Connection"},
+		[]string{"GET http://example.com/b", "200", "got GET /b", "from: {from}\n"}, // the client's address, of the PROXY protocol
+	)},
+	{of: "relay.md#policies-that-know-the-request", change: []string{"cookie sid", "cookie sid\n\tupstream_keepalive 1m"}, check: keeps(
+		[]string{"GET http://example.com/a\nCookie: sid=1", "200", "got GET /a", "!Connection"},
+		[]string{"GET http://example.com/b\nCookie: sid=1", "200", "got GET /b", "from: {from}\n"},
+	)},
 	{of: "relay.md#policies-that-know-the-request", check: sticks("GET http://example.com/x\nCookie: sid=%d")},
 	{of: "relay.md#policies-that-know-the-request", change: []string{"cookie sid", "header X-Tenant"}, check: sticks("GET http://example.com/x\nX-Tenant: %d")},
 	{of: "relay.md#policies-that-know-the-request", change: []string{"cookie sid", "uri_hash"}, check: sticks("GET http://example.com/x?%d")},
@@ -307,6 +347,10 @@ var claims = []claim{
 		{"GET http://example.com/x\nHost: <app.example.com:9000>", "502"},
 		{"GET http://example.com/x\nHost: <10.1.2.3:9000>", "502"},
 	}, mayLog: []string{"address refused"}},
+	{of: "relay.md#addresses-that-depend-on-the-connection", also: []string{"app.example.org:9000"}, check: keeps(
+		[]string{"GET http://example.com/a\nHost: <app.example.org:9000>", "200", "app.example.org:9000 got GET /a", "!Connection"},
+		[]string{"GET http://example.com/b\nHost: <app.example.org:9000>", "200", "app.example.org:9000 got GET /b", "!from: {from}\n"},
+	)},
 	{of: "relay.md#addresses-that-depend-on-the-connection", change: []string{"10.0.0.0/8", "127.0.0.0/8"},
 		also: []string{"app.example.com:9000", "10.1.2.3:9000"}, tries: [][]string{
 			{"GET http://example.com/x\nHost: <10.1.2.3:9000>", "200", "10.1.2.3:9000 got GET /x"},
@@ -363,6 +407,12 @@ var claims = []claim{
 	}},
 }
 
+// longer keeps connections to a server, whose line is indented so, for so long that a slow
+// machine is no reason to end them.
+func longer(indent string) []string {
+	return []string{indent + "relay 10.0.0.5:9000\n", indent + "relay 10.0.0.5:9000 {\n" + indent + "\tupstream_keepalive 1m\n" + indent + "}\n"}
+}
+
 // brief makes silence short.
 var brief = []string{"inspect {\n", "inspect {\n\t\t\t\t\tsilent_timeout 100ms\n\n"}
 
@@ -378,6 +428,36 @@ func always(server string) func(*running, *block) error {
 			}
 		}
 		return errors.New("the other server was not asked")
+	}
+}
+
+// keeps checks that requests have these answers when they are sent one after the other on
+// one connection of the client. "{from}" is where the last server behind relay saw its
+// request come from.
+func keeps(tries ...[]string) func(*running, *block) error {
+	return func(r *running, _ *block) error {
+		transport := r.transport("")
+		transport.Protocols.SetHTTP1(true)
+		defer transport.CloseIdleConnections()
+		from := "nowhere"
+		for i, try := range tries {
+			var conn httptrace.GotConnInfo
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			got := request(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+				GotConn: func(info httptrace.GotConnInfo) { conn = info },
+			}), transport, r.here(try[0]))
+			cancel()
+			if err := compare(try, got, "{from}", from); err != nil {
+				return err
+			}
+			if i > 0 && !conn.Reused {
+				return fmt.Errorf("%q: the connection was not kept for it", try[0])
+			}
+			if _, after, ok := strings.Cut(got, "\nfrom: "); ok {
+				from, _, _ = strings.Cut(after, "\n")
+			}
+		}
+		return nil
 	}
 }
 

@@ -165,20 +165,24 @@ func (r *running) obtained() error {
 // hold says in what the claim does not hold.
 func (r *running) hold(c claim, b *block) (err error) {
 	for _, try := range c.tries {
-		got := r.try(try[0])
-		for i, want := range try[1:] {
-			want, unwanted := strings.CutPrefix(want, "!")
-			want = strings.ReplaceAll(want, "{client}", r.client)
-			if i == 0 && !strings.HasPrefix(got, want) || i > 0 && strings.Contains(got, want) == unwanted {
-				err = errors.Join(err, fmt.Errorf("%q: got\n%s\nwant %q", try[0], got, try[1:]))
-				break
-			}
-		}
+		err = errors.Join(err, compare(try, r.try(try[0]), "{client}", r.client))
 	}
 	if c.check != nil {
 		err = errors.Join(err, c.check(r, b))
 	}
 	return err
+}
+
+// compare says in what an answer is not as the try has it, whose texts have a placeholder.
+func compare(try []string, got, placeholder, value string) error {
+	for i, want := range try[1:] {
+		want, unwanted := strings.CutPrefix(want, "!")
+		want = strings.ReplaceAll(want, placeholder, value)
+		if i == 0 && !strings.HasPrefix(got, want) || i > 0 && strings.Contains(got, want) == unwanted {
+			return fmt.Errorf("%q: got\n%s\nwant %q, where %s is %q", try[0], got, try[1:], placeholder, value)
+		}
+	}
+	return nil
 }
 
 // probe sends a request, with TLS and without, to each port on which a server of the
@@ -452,20 +456,17 @@ func (r *running) close() {
 //
 // A server of the page in angle brackets stands for the address that it has here.
 func (r *running) try(send string) string {
-	for address, here := range r.servers {
-		send = strings.ReplaceAll(send, "<"+address+">", here)
-	}
+	send = r.here(send)
 	proxied := ""
 	if rest, ok := strings.CutPrefix(send, "from "); ok {
 		proxied, send, _ = strings.Cut(rest, " ")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	dial := func(ctx context.Context, _, address string) (net.Conn, error) { return r.dial(ctx, address, proxied) }
 	kind, rest, _ := strings.Cut(send, " ")
 	switch kind {
 	case "SSH", "send", "silent":
-		conn, err := dial(ctx, "tcp", strings.Fields(rest)[0])
+		conn, err := r.dial(ctx, strings.Fields(rest)[0], proxied)
 		if err != nil {
 			return failure(err)
 		}
@@ -476,7 +477,7 @@ func (r *running) try(send string) string {
 		defer transport.Close()
 		return request(ctx, transport, rest)
 	}
-	transport := &http.Transport{DialContext: dial, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Protocols: new(http.Protocols)}
+	transport := r.transport(proxied)
 	defer transport.CloseIdleConnections()
 	switch kind {
 	case "h2":
@@ -494,6 +495,23 @@ func (r *running) try(send string) string {
 		return talk(ctx, transport, strings.TrimPrefix(send, "WebSocket "))
 	}
 	return request(ctx, transport, rest)
+}
+
+// here returns what is sent with the servers that it names where they are here.
+func (r *running) here(send string) string {
+	for address, here := range r.servers {
+		send = strings.ReplaceAll(send, "<"+address+">", here)
+	}
+	return send
+}
+
+// transport returns a client for the ports of the page. It keeps its connections.
+func (r *running) transport(proxied string) *http.Transport {
+	return &http.Transport{
+		DialContext:     func(ctx context.Context, _, address string) (net.Conn, error) { return r.dial(ctx, address, proxied) },
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		Protocols:       new(http.Protocols),
+	}
 }
 
 // dial connects to a port of the page.
