@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -80,6 +81,36 @@ func (r response) text(head bool) string {
 // writes.
 func (r response) has(name string) bool {
 	return slices.ContainsFunc(r.fields, func(f fieldEdit) bool { return strings.EqualFold(f.name, name) })
+}
+
+// refuse gives the client of a stream that no route took the answer that its
+// outcome calls for.
+func (in *inspection) refuse() {
+	switch {
+	case in.Outcome() == opening.HTTP2:
+		goAway(in.conn)
+	case !in.PartialHTTP():
+	case in.Outcome() == opening.Malformed:
+		in.answer(http.StatusBadRequest)
+	case in.Outcome() == opening.TooLarge:
+		in.answer(http.StatusRequestHeaderFieldsTooLarge)
+	case in.Outcome() == opening.Timeout:
+		in.answer(http.StatusRequestTimeout)
+	}
+}
+
+// answer answers the request with no more than a status.
+func (in *inspection) answer(status int) { in.respond(in.conn, statusOnly(status)) }
+
+// respond answers the request on conn, which is its connection as the handlers before
+// have left it.
+func (in *inspection) respond(conn net.Conn, r response) {
+	if in.turn.release == nil {
+		in.turn.hold()
+		defer in.turn.settle()
+	}
+	in.turn.lingered = true
+	r.send(conn, in.method() == http.MethodHead)
 }
 
 // hasContent reports whether a response with that status may have content

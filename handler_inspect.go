@@ -3,7 +3,6 @@ package streamprox
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -233,9 +232,6 @@ func (h *Inspect) run(in *inspection, next layer4.Handler) error {
 	}
 }
 
-// endOfChain is the handler after the last one.
-var endOfChain = layer4.HandlerFunc(func(*layer4.Connection) error { return nil })
-
 // notFound is next where none of the handlers that can follow inspect is one for HTTP: it
 // answers requests that have come to the end unread. Other streams go on to next.
 type notFound struct{ next layer4.Handler }
@@ -308,41 +304,6 @@ func (h *Inspect) chooseByHead(in *inspection) bool {
 	var err error
 	in.route, err = h.choose(in)
 	return err == nil
-}
-
-// isConnect reports whether the request is a CONNECT request.
-func (in *inspection) isConnect() bool {
-	return in.method() == http.MethodConnect
-}
-
-// refuse gives the client of a stream that no route took the answer that its
-// outcome calls for.
-func (in *inspection) refuse() {
-	switch {
-	case in.Outcome() == opening.HTTP2:
-		goAway(in.conn)
-	case !in.PartialHTTP():
-	case in.Outcome() == opening.Malformed:
-		in.answer(http.StatusBadRequest)
-	case in.Outcome() == opening.TooLarge:
-		in.answer(http.StatusRequestHeaderFieldsTooLarge)
-	case in.Outcome() == opening.Timeout:
-		in.answer(http.StatusRequestTimeout)
-	}
-}
-
-// answer answers the request with no more than a status.
-func (in *inspection) answer(status int) { in.respond(in.conn, statusOnly(status)) }
-
-// respond answers the request on conn, which is its connection as the handlers before
-// have left it.
-func (in *inspection) respond(conn net.Conn, r response) {
-	if in.turn.release == nil {
-		in.turn.hold()
-		defer in.turn.settle()
-	}
-	in.turn.lingered = true
-	r.send(conn, in.method() == http.MethodHead)
 }
 
 // logDecision writes one line for the connection: a warning if a matcher failed,

@@ -3,7 +3,6 @@ package streamprox
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,7 +14,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
-	"golang.org/x/net/http/httpguts"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/opening"
@@ -82,12 +80,6 @@ type ForwardedFields struct {
 	// beginning of X-Forwarded-For, and X-Forwarded-Host and -Proto stay if they have
 	// sent them. Default: none.
 	Trusted []string `json:"trusted,omitempty"`
-}
-
-// fieldEdit is the values that a field gets.
-type fieldEdit struct {
-	name   string
-	values []string
 }
 
 // CaddyModule returns the Caddy module information.
@@ -160,34 +152,6 @@ func (h *RewriteHead) provisionHeader() error {
 		return fmt.Errorf("add: %w", err)
 	}
 	return nil
-}
-
-// fieldEdits returns the fields in the order of their names, since a JSON object has
-// none. check says what is wrong with a name; spelling is the same for names of one
-// field.
-func fieldEdits(fields http.Header, check func(name string) error, spelling func(name string) string) ([]fieldEdit, error) {
-	var edits []fieldEdit
-	seen := make(map[string]bool)
-	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		values := fields[name]
-		if err := check(name); err != nil {
-			return nil, err
-		}
-		if seen[spelling(name)] {
-			return nil, fmt.Errorf("%s is there twice, in different spellings", name)
-		}
-		seen[spelling(name)] = true
-		if len(values) == 0 {
-			return nil, fmt.Errorf("%s has no value; to remove it use delete", name)
-		}
-		for _, value := range values {
-			if err := checkFieldValue(value); err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
-			}
-		}
-		edits = append(edits, fieldEdit{name, values})
-	}
-	return edits, nil
 }
 
 var errEditsNothing = errors.New("rewrite_head edits nothing: give it host, header, strip_prefix or forwarded")
@@ -458,33 +422,6 @@ func (l headLines) add(name string, values ...string) headLines {
 	return l
 }
 
-// valueReplacer replaces placeholders in values, and keeps the first error.
-type valueReplacer struct {
-	repl *caddy.Replacer
-	err  error
-}
-
-// replace returns the value of that name in the configuration. Whatever a client has put
-// into it, it adds no line to the head.
-func (r *valueReplacer) replace(name, value string) string {
-	value = r.repl.ReplaceAll(value, "")
-	if r.err == nil && strings.ContainsAny(value, lineBreaks) {
-		r.err = fmt.Errorf("%s: CR, LF or NUL in the value", name)
-	}
-	return value
-}
-
-func (r *valueReplacer) all(edit fieldEdit) []string {
-	values := make([]string, len(edit.values))
-	for i, value := range edit.values {
-		values[i] = r.replace(edit.name, value)
-	}
-	return values
-}
-
-// lineBreaks are the bytes that end a field line, or a string in C.
-const lineBreaks = "\r\n\x00"
-
 // checkHost returns an error for a host that no inspection would accept.
 func checkHost(host string) error {
 	if dynamic(host) && !strings.ContainsAny(host, lineBreaks) {
@@ -513,46 +450,6 @@ func checkPrefix(prefix string) error {
 	}
 }
 
-// untouchable holds the fields, in lower case, that are not for a configuration to
-// change, and why.
-var untouchable = map[string]string{
-	"content-length":    framesBody,
-	"transfer-encoding": framesBody,
-	"trailer":           framesBody,
-	"connection":        ofConnection,
-	"keep-alive":        ofConnection,
-	"proxy-connection":  ofConnection,
-	"te":                ofConnection,
-	"upgrade":           ofConnection,
-	"http2-settings":    ofConnection,
-	"expect":            "it decides when the client sends the body",
-	"host":              "use 'host', which edits the request target too",
-}
-
-const (
-	framesBody   = "it says where the body ends, and the body is sent on as it is"
-	ofConnection = "it is about the connection, which the next handler looks after"
-)
-
-// checkFieldName returns an error for what is no field name or a field that must stay.
-func checkFieldName(name, unaliased string) error {
-	if err := checkFieldNameSyntax(name); err != nil {
-		return err
-	}
-	if why, ok := untouchable[unaliased]; ok {
-		return fmt.Errorf("%s cannot be edited: %s", name, why)
-	}
-	return nil
-}
-
-// checkFieldNameSyntax returns an error for what is no field name.
-func checkFieldNameSyntax(name string) error {
-	if !httpguts.ValidHeaderFieldName(name) {
-		return fmt.Errorf("%q is not a field name", name)
-	}
-	return nil
-}
-
 // checkWrittenName is checkFieldName for a field that is set or added: an alias counts
 // as what it stands for.
 func checkWrittenName(name string) error { return checkFieldName(name, httphead.Unaliased(name)) }
@@ -564,14 +461,6 @@ func checkDeletedName(name string) error {
 		return fmt.Errorf("%q: there are no wildcards; name each field", name)
 	}
 	return checkFieldName(name, strings.ToLower(name))
-}
-
-// checkFieldValue returns an error for a value that no head can hold.
-func checkFieldValue(value string) error {
-	if !httpguts.ValidHeaderFieldValue(value) {
-		return fmt.Errorf("%q holds what no field value can", value)
-	}
-	return nil
 }
 
 // Interface guards

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
@@ -121,6 +122,11 @@ func (in *inspection) method() string {
 		return ""
 	}
 	return string(in.Head.Method.Of(in.Data()))
+}
+
+// isConnect reports whether the request is a CONNECT request.
+func (in *inspection) isConnect() bool {
+	return in.method() == http.MethodConnect
 }
 
 // errClientGone is returned when a connection breaks during inspection.

@@ -230,3 +230,6 @@ func runHandlers(handlers []layer4.NextHandler, cx *layer4.Connection, next laye
 		return runHandlers(handlers[1:], cx, next)
 	}))
 }
+
+// endOfChain is the handler after the last one.
+var endOfChain = layer4.HandlerFunc(func(*layer4.Connection) error { return nil })
