@@ -168,6 +168,9 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		_ = a.conn.Close()
 		return nil
 	}
+	if a.in != nil {
+		a.in.turn.settle() // the server counts it now
+	}
 	wait()
 	return nil
 }
@@ -279,14 +282,24 @@ func (a *arrival) detach() (ok bool) {
 // awaitEnd returns what the end of the connection is to be told to, and a function that
 // waits for it. The request that follows is left to the inspect whose handler waits.
 func (a *arrival) awaitEnd() (ended func(*inspection), wait func()) {
-	in, closed := a.in, make(chan struct{})
+	in, closed := a.in, make(chan *inspection, 1)
 	ended = func(successor *inspection) {
 		if successor != nil {
+			successor.turn.hold()
+		}
+		closed <- successor
+	}
+	return ended, func() {
+		successor := <-closed
+		switch {
+		case successor == nil:
+		case successor.complete(nil) != nil: // one whose head is not complete comes from a socket
+			successor.turn.settle()
+		default:
+			successor.decide()
 			in.turn.successor = successor
 		}
-		close(closed)
 	}
-	return ended, func() { <-closed }
 }
 
 // serveNext starts the goroutine for the request that follows, unless it is nil, on a
@@ -317,7 +330,7 @@ func (h *HTTPApp) reuse(a *arrival) reuse {
 
 // parkingOf returns what parks the connection when it is idle, or nil.
 func (h *HTTPApp) parkingOf(a *arrival) *parking {
-	if h.park == 0 || h.parker == nil || !socket.Is(a.conn) {
+	if h.park == 0 || h.parker == nil || h.wrapped || !socket.Is(a.conn) {
 		return nil
 	}
 	return &parking{h.parker, h.park}

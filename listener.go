@@ -39,7 +39,20 @@ func listen(ctx context.Context, _, host, portRange string, portOffset uint, _ n
 		}
 		checkUnreached(caddyCtx)
 	}
-	return network.Listen(address), nil
+	return exitListener{network.Listen(address)}, nil
+}
+
+// exitListener closes with itself, when the process exits, the connections that are parked:
+// a server that stops closes idle ones at once, and then waits for requests.
+type exitListener struct{ net.Listener }
+
+// Close implements net.Listener.
+func (l exitListener) Close() error {
+	err := l.Listener.Close()
+	if caddy.Exiting() {
+		retireParked()
+	}
+	return err
 }
 
 // joinAddr returns the address of a listener on the virtual network, such as "web:80".

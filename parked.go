@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/streamprox/caddy-streamprox/internal/relay"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // parking says when an idle connection leaves the HTTP server, and who takes it.
@@ -28,17 +29,34 @@ func (p *parking) due(now time.Time) time.Time {
 
 // park lets a connection wait for its next request, for as long as the HTTP server would
 // have waited; 0: for ever. Where nothing takes it, it is closed: it is idle, and its client
-// opens another one.
-func (p *parking) park(conn net.Conn, next continuation, patience time.Duration) {
+// opens another one. But if that request has come meanwhile, it is returned, and the
+// connection is left open.
+func (p *parking) park(conn net.Conn, next continuation, patience time.Duration) (came *inspection) {
 	if patience == 0 {
 		patience = math.MaxInt64
 	}
 	if !p.parker.Park(&relay.Session{Client: conn, Keepalive: patience, Owner: parked{next}}) {
+		if socket.Unread(conn) {
+			first := socket.NewReader(conn)
+			if data, _ := first.ReadFirst(next.inspect.limits.Bytes); len(data) > 0 {
+				return next.next(conn, data)
+			}
+		}
 		_ = conn.Close()
 	}
-	if next.inspect.gone.Load() {
+	if next.inspect.over() {
 		next.inspect.retire() // may have been before the engine knew of the connection
 	}
+	return nil
+}
+
+// retireParked closes the connections that are parked. It is called when an HTTP server stops
+// at the end of the process: it would close them if it still had them.
+func retireParked() {
+	streams.Retire(func(owner relay.Owner) bool {
+		_, ok := owner.(parked)
+		return ok
+	})
 }
 
 // parked is a connection that waits for its next request, which has left the HTTP server.

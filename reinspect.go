@@ -157,7 +157,11 @@ func (c *reinspectConn) advance() error {
 		return io.EOF
 	}
 	c.clock.enter(awaiting)
-	switch err := c.readNext(c.parking); {
+	park := c.parking
+	if c.message.blank > 0 {
+		park = nil // what comes next may be a line end that is not for inspect
+	}
+	switch err := c.readNext(park); {
 	case err == errIdle:
 		return c.leave()
 	case err != nil:
@@ -325,7 +329,7 @@ func (c *reinspectConn) Close() error {
 		c.requestTaken()
 		_ = c.base.SetDeadline(time.Time{})
 		if c.next == nil {
-			c.parking.park(c.base, c.continuation, c.clock.left(time.Now()))
+			c.next = c.parking.park(c.base, c.continuation, c.clock.left(time.Now()))
 		}
 		c.ended(c.next)
 		return nil

@@ -42,7 +42,8 @@ func (e *Event) Start(s *Stream) (detached bool) {
 	p := &pair{group: s.Group, done: s.Done, idle: s.IdleTimeout, halfClose: s.HalfCloseTimeout}
 	p.up.accept(s.ToUpstream)
 	p.down.accept(s.ToClient)
-	if !e.takeOver(p, s.Client, s.Upstream) {
+	if err := e.takeOver(p, s.Client, s.Upstream); err != nil {
+		e.warn(relayedByGoroutines, err)
 		return Portable{Streams: e.Streams}.Start(s)
 	}
 	// The runtime's poller lets go of the sockets, which stay open.
@@ -64,11 +65,17 @@ func (p *pair) enrol() {
 	p.loop.postLocked(message{pair: p})
 }
 
+// errNoSocket says that a connection is not for this engine.
+var errNoSocket = errors.New("no socket")
+
+// relayedByGoroutines is what is warned of where a stream goes to the portable engine.
+const relayedByGoroutines = "a stream is relayed by goroutines: no event loop could take it"
+
 // takeOver gives p descriptors of its own for its two sockets, and a loop. upstream may be
-// nil. It reports false if they are not for this engine.
-func (e *Event) takeOver(p *pair, client, upstream net.Conn) bool {
+// nil. After an error the connections are as they were.
+func (e *Event) takeOver(p *pair, client, upstream net.Conn) error {
 	if !socket.Is(client) || upstream != nil && !socket.Is(upstream) {
-		return false
+		return errNoSocket
 	}
 	p.engine, p.clock = e, noClock
 	p.started = time.Since(epoch)
@@ -78,7 +85,7 @@ func (e *Event) takeOver(p *pair, client, upstream net.Conn) bool {
 	if err == nil {
 		if err = p.upstream.dup(p, upstream); err == nil {
 			if err = p.join(); err == nil {
-				return true
+				return nil
 			}
 			if upstream != nil {
 				unix.Close(int(p.upstream.fd))
@@ -86,14 +93,14 @@ func (e *Event) takeOver(p *pair, client, upstream net.Conn) bool {
 		}
 		unix.Close(int(p.client.fd))
 	}
-	if !errors.Is(err, net.ErrClosed) {
-		e.warn("a stream is relayed by goroutines: no event loop could take it", err)
-	}
-	return false
+	return err
 }
 
-// warn calls Warn, unless it did lately.
+// warn calls Warn, unless it did lately, or err is none of a shortage.
 func (e *Event) warn(message string, err error) {
+	if errors.Is(err, net.ErrClosed) || err == errNoSocket {
+		return
+	}
 	now, last := int64(time.Since(epoch)), e.warned.Load()
 	if e.Warn == nil || last != 0 && now-last < int64(time.Minute) || !e.warned.CompareAndSwap(last, now) {
 		return

@@ -15,7 +15,8 @@ import (
 func (e *Event) Serve(s *Session) (detached bool) {
 	p := newSession(s)
 	p.session.first = &firstRequest{s.Request, s.Pending, s.Received}
-	if !e.takeOver(p, s.Client, s.Upstream) {
+	if err := e.takeOver(p, s.Client, s.Upstream); err != nil {
+		e.warn(relayedByGoroutines, err)
 		return Portable{Streams: e.Streams}.Serve(s)
 	}
 	s.Client.Close()
@@ -27,7 +28,8 @@ func (e *Event) Serve(s *Session) (detached bool) {
 // Park implements [Parker].
 func (e *Event) Park(s *Session) bool {
 	p := newSession(s)
-	if !e.takeOver(p, s.Client, nil) {
+	if err := e.takeOver(p, s.Client, nil); err != nil {
+		e.warn("an idle connection is closed: no event loop could take it", err)
 		return false
 	}
 	s.Client.Close()
@@ -119,6 +121,8 @@ func (l *loop) beginSession(p *pair) {
 	s.first = nil
 	if first == nil {
 		s.phase, s.ended = waiting, l.now
+		l.clocks.set(p)
+		l.enqueue(p) // it may have been readable before the loop began with it
 		return
 	}
 	s.began = l.now
