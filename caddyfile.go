@@ -139,6 +139,7 @@ func routeNames(segments []caddyfile.Segment) []string {
 //	http_app [<name>[:<port>]] {
 //		wait   <duration>
 //		reuse  reinspect|close|pin
+//		park   <duration>
 //	}
 func (h *HTTPApp) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume handler name
