@@ -27,6 +27,7 @@ func newParkedOwner(t *testing.T) *parkedOwner {
 func (o *parkedOwner) Next([]byte, bool) Next { return Next{} }
 func (o *parkedOwner) Refusal(int) []byte     { o.t.Error("Refusal was called"); return nil }
 func (o *parkedOwner) Ended(Account)          { o.t.Error("Ended was called") }
+func (o *parkedOwner) Tunnelled()             { o.t.Error("Tunnelled was called") }
 func (o *parkedOwner) Dropped()               { o.t.Error("Dropped was called") }
 func (o *parkedOwner) Closed()                { close(o.closed) }
 func (o *parkedOwner) Take(client net.Conn, data []byte, _ net.Conn, _ func()) {
