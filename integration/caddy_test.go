@@ -36,6 +36,7 @@ type server struct {
 	t     *testing.T
 	admin string // address of the admin API
 	home  string // storage
+	level string // of the logs
 	logs  *logBuffer
 }
 
@@ -60,10 +61,21 @@ func start(t *testing.T, caddyfile string) *server {
 	return startConfig(t, adapt(t, caddyfile))
 }
 
+// startQuiet is start with logs at level info, as in production.
+func startQuiet(t *testing.T, caddyfile string) *server {
+	t.Helper()
+	return startLogging(t, "INFO", adapt(t, caddyfile))
+}
+
 // startConfig is start with a configuration in Caddy's own form.
 func startConfig(t *testing.T, config map[string]any) *server {
 	t.Helper()
-	s := &server{t: t, admin: freeAddress(t), home: t.TempDir(), logs: theLogs}
+	return startLogging(t, "DEBUG", config)
+}
+
+func startLogging(t *testing.T, level string, config map[string]any) *server {
+	t.Helper()
+	s := &server{t: t, admin: freeAddress(t), home: t.TempDir(), level: level, logs: theLogs}
 	s.logs.reset()
 	before := resources()
 	t.Cleanup(func() {
@@ -93,7 +105,7 @@ func (s *server) loadConfig(config map[string]any) error {
 	config["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{
 		"writer":  map[string]any{"output": "streamprox_test"},
 		"encoder": map[string]any{"format": "json"},
-		"level":   "DEBUG",
+		"level":   s.level,
 	}}}
 	raw, err := json.Marshal(config)
 	if err != nil {

@@ -49,6 +49,7 @@ var servers = []struct {
 type desync struct {
 	address string
 	sites   string     // further sites for the Caddyfile
+	kept    bool       // relay keeps connections
 	a       *tap       // /a/* and /ws/*
 	raw     *rawServer // the same, where it is one
 	hides   string     // a field that this server does not tell of
@@ -59,7 +60,7 @@ type desync struct {
 // startDesync starts streamprox and its servers, with options of inspect and of relay.
 func startDesync(t *testing.T, server, inspect, options string) *desync {
 	t.Helper()
-	d := &desync{address: freeAddress(t), site: newRecorder()}
+	d := &desync{address: freeAddress(t), site: newRecorder(), kept: strings.Contains(options, "reinspect")}
 	d.site.register(t, "site")
 	d.b = startTap(t, startGo(t))
 	for _, s := range servers {
@@ -73,7 +74,11 @@ func startDesync(t *testing.T, server, inspect, options string) *desync {
 			t.Errorf("in the end: %s", violation)
 		}
 	})
-	start(t, layer4Caddyfile(d.address, inspect+`
+	startAs := start
+	if d.kept {
+		startAs = startQuiet // at level debug, no request is decided in the event loop
+	}
+	startAs(t, layer4Caddyfile(d.address, inspect+`
 		@a http_request path /a/*
 		route @a {
 			relay `+d.a.Addr()+options+`
@@ -115,6 +120,9 @@ func (r sightings) violations() []string {
 	var found []string
 	for name, seen := range map[string][]request{"a": r.a, "b": r.b, "site": r.site} {
 		for _, request := range seen {
+			if name == "site" && request.String() == seenBehind {
+				continue // how many there may be is the case's to say
+			}
 			if chooses(request) != name || strings.Contains(request.target, "smuggled") {
 				found = append(found, fmt.Sprintf("%s saw %q", name, request))
 			}
@@ -172,6 +180,13 @@ type desyncCase struct {
 
 	steps []step
 
+	// closes says that the connection ends with the last response also where relay keeps
+	// connections, though its status is not that of a refusal.
+	closes bool
+
+	// once makes the case one of connections with one request for relay.
+	once bool
+
 	// What the servers saw, as "method target host body". Requests that did not come
 	// to their end are left out.
 	a, b, site []string
@@ -186,24 +201,33 @@ type desyncCase struct {
 }
 
 // runsOn reports whether the case is for a server.
-func (c *desyncCase) runsOn(server string) bool {
+func (c *desyncCase) runsOn(d *desync, server string) bool {
 	switch {
+	case d.kept && c.once:
+		return false
 	case c.raw != nil:
 		return server == "raw"
 	case len(c.on) > 0:
 		return slices.Contains(c.on, server)
+	case d.kept && len(c.a) == 0 && c.flow == nil:
+		return server == "go" // what does not reach the server does not depend on it
 	}
 	return server != "raw"
 }
 
-// run plays the case, with what the client sends in pieces of the given size.
-func (c *desyncCase) run(t *testing.T, d *desync, size int) {
+// run plays the case, with what the client sends in pieces of the given size. A request
+// to before, if that is not empty, precedes it on the connection.
+func (c *desyncCase) run(t *testing.T, d *desync, size int, before string) {
 	if d.raw != nil {
 		d.raw.play(c.raw)
 	}
 	conn := dial(t, d.address)
 	_ = conn.SetDeadline(time.Now().Add(patience / 2))
-	client := &client{TCPConn: conn, r: bufio.NewReader(conn), size: size, d: d}
+	client := &client{TCPConn: conn, r: bufio.NewReader(conn), size: size, d: d, closes: c.closes, before: before}
+	if before != "" {
+		sends(head("GET "+before+" HTTP/1.1", "Host: a.example"))(t, client)
+		gets(200, "GET "+before)(t, client)
+	}
 	for _, do := range c.steps {
 		do(t, client)
 		if t.Failed() {
@@ -220,9 +244,9 @@ func (c *desyncCase) run(t *testing.T, d *desync, size int) {
 		name      string
 		got, want []string
 	}{
-		{"a", complete(seen.a), c.a},
-		{"b", complete(seen.b), c.b},
-		{"site", complete(seen.site), c.site},
+		{"a", complete(seen.a), client.saw("/a/", c.a, nil)},
+		{"b", complete(seen.b), client.saw("/b/", c.b, nil)},
+		{"site", complete(seen.site), client.saw("/site/", c.site, client.answered)},
 	} {
 		if !slices.Equal(server.got, server.want) {
 			t.Errorf("%s saw %.300q, want %.300q", server.name, server.got, server.want)
@@ -235,21 +259,34 @@ func (c *desyncCase) run(t *testing.T, d *desync, size int) {
 		if name == d.hides {
 			continue
 		}
+		if name == "Connection" && d.kept && !c.closes && want == "close" {
+			want = ""
+		}
 		if got := strings.Join(seen.a[len(seen.a)-1].fields.Values(name), ", "); got != want {
 			t.Errorf("a saw %s: %q, want %q", name, got, want)
 		}
 	}
 	flows := d.a.took()
 	d.b.took()
-	if c.flow == nil {
-		return
+	if c.flow == nil || strings.HasPrefix(before, "/a/") {
+		return // the request before is part of the flow
 	}
 	if len(flows) > 1 || len(flows) < len(c.a) {
 		t.Errorf("got %d connections to a for %d requests", len(flows), len(c.a))
 	}
 	for _, f := range flows {
+		f.kept = d.kept && !c.closes
 		c.flow(t, f)
 	}
+}
+
+// saw returns what the server of the paths that begin with prefix has seen: the request
+// before the case, those of the case, and those behind it.
+func (c *client) saw(prefix string, want, behind []string) []string {
+	if strings.HasPrefix(c.before, prefix) {
+		want = slices.Concat([]string{"GET " + c.before + " a.example"}, want)
+	}
+	return slices.Concat(want, behind)
 }
 
 // client is the client's side of a case.
@@ -258,6 +295,44 @@ type client struct {
 	r    *bufio.Reader
 	size int
 	d    *desync
+
+	closes   bool     // as the case says
+	finished bool     // nothing more will be sent
+	before   string   // the target of the request before the case
+	behind   int      // the requests behind the case that were sent
+	answered []string // those that were answered, and others after them
+}
+
+// ending reports whether the connection ends with a response that has that status, which
+// is the last one of the case. Refusals always end it.
+func (c *client) ending(status int) bool {
+	if !c.d.kept || c.closes {
+		return true
+	}
+	switch status {
+	case http.StatusBadRequest, http.StatusRequestHeaderFieldsTooLarge, http.StatusNotImplemented, http.StatusBadGateway:
+		return true
+	}
+	return false
+}
+
+// over checks what follows the last response of the case: the end of the connection, or
+// the responses to the requests behind it, and to one more.
+func (c *client) over(t *testing.T, closed bool) {
+	t.Helper()
+	if closed {
+		if got, err := io.ReadAll(c.r); len(got) > 0 || err != nil {
+			t.Errorf("got %q (%v), want the end", got, err)
+		}
+		return
+	}
+	for range c.behind {
+		c.get(t, http.MethodGet, 403, "GET /deny/smuggled?behind")
+		c.answered = append(c.answered, seenBehind)
+	}
+	send(t, c, getSite, c.size)
+	c.get(t, http.MethodGet, 200, "GET /site/1")
+	c.answered = append(c.answered, seenSite)
 }
 
 // step is something that the client does.
@@ -267,6 +342,7 @@ type step func(*testing.T, *client)
 func sends(data string) step {
 	return func(t *testing.T, c *client) {
 		t.Helper()
+		c.behind += strings.Count(data, behind)
 		send(t, c, data, c.size)
 	}
 }
@@ -288,14 +364,12 @@ func getsHead(status int) step {
 	}
 }
 
-// last reads a response that says that it is the last one, and that is.
+// last reads the last response of the case. It says that it ends the connection, and does;
+// or it does neither.
 func last(status int, content ...string) step {
 	return func(t *testing.T, c *client) {
 		t.Helper()
-		if resp := c.get(t, http.MethodGet, status, content...); resp != nil && !resp.Close {
-			t.Errorf("got %s without Connection: close", resp.Status)
-		}
-		ends()(t, c)
+		c.last(t, http.MethodGet, status, content...)
 	}
 }
 
@@ -303,11 +377,25 @@ func last(status int, content ...string) step {
 func lastHead(status int) step {
 	return func(t *testing.T, c *client) {
 		t.Helper()
-		if resp := c.get(t, http.MethodHead, status, ""); resp != nil && !resp.Close {
-			t.Errorf("got %s without Connection: close", resp.Status)
-		}
-		ends()(t, c)
+		c.last(t, http.MethodHead, status, "")
 	}
+}
+
+func (c *client) last(t *testing.T, method string, status int, content ...string) {
+	t.Helper()
+	resp := c.get(t, method, status, content...)
+	if resp == nil {
+		return
+	}
+	ending := c.ending(status)
+	if c.finished && c.d.kept {
+		ending = true
+		resp.Close = true // whether it says so depends on what comes first, the response or the end
+	}
+	if resp.Close != ending {
+		t.Errorf("got %s, Connection: close %v, want %v", resp.Status, resp.Close, ending)
+	}
+	c.over(t, ending && resp.Close)
 }
 
 // get reads a response.
@@ -349,13 +437,11 @@ func cut(status int) step {
 	}
 }
 
-// ends waits for the end of the connection, before which nothing may come.
+// ends checks what follows the last response, which was read as bytes.
 func ends() step {
 	return func(t *testing.T, c *client) {
 		t.Helper()
-		if got, err := io.ReadAll(c.r); len(got) > 0 || err != nil {
-			t.Errorf("got %q (%v), want the end", got, err)
-		}
+		c.over(t, c.ending(200))
 	}
 }
 
@@ -364,14 +450,19 @@ func ends() step {
 func settles(statuses ...int) step {
 	return func(t *testing.T, c *client) {
 		t.Helper()
-		got, err := io.ReadAll(c.r)
+		resp, err := http.ReadResponse(c.r, nil)
 		if err != nil {
 			t.Errorf("reading a response: %v", err)
+			return
 		}
-		resp, err := http.ReadResponse(bufio.NewReader(strings.NewReader(string(got))), nil)
+		got, err := io.ReadAll(resp.Body)
 		if err != nil || !slices.Contains(statuses, resp.StatusCode) || strings.Contains(string(got), "smuggled") {
-			t.Errorf("got %q, want one response with one of %v", got, statuses)
+			t.Errorf("got %s, %q (%v), want one response with one of %v", resp.Status, got, err, statuses)
 		}
+		if c.ending(resp.StatusCode) != resp.Close {
+			t.Errorf("got %s, Connection: close %v", resp.Status, resp.Close)
+		}
+		c.over(t, resp.Close)
 	}
 }
 
@@ -398,6 +489,9 @@ func refused(status int) step {
 func reads(want string) step {
 	return func(t *testing.T, c *client) {
 		t.Helper()
+		if !c.ending(200) {
+			want = strings.Replace(strings.Replace(want, connectionClose, "", 1), "HTTP/1.0", "HTTP/1.1", 1) // RFC 9112 section 2.3
+		}
 		got := make([]byte, len(want))
 		if n, err := io.ReadFull(c.r, got); string(got[:n]) != want {
 			t.Errorf("got %q (%v), want %q", got[:n], err, want)
@@ -407,6 +501,7 @@ func reads(want string) step {
 
 // halfCloses ends the client's sending side.
 func halfCloses(t *testing.T, c *client) {
+	c.finished = true
 	if err := c.CloseWrite(); err != nil {
 		t.Error(err)
 	}
@@ -434,7 +529,7 @@ func releases(t *testing.T, c *client) {
 	c.d.a.mu.Lock()
 	open := c.d.a.open
 	c.d.a.mu.Unlock()
-	if open > 0 {
+	if open > 0 && c.before == "" {
 		t.Error("the next request is at its server before the answer to the one before it")
 	}
 	select {
@@ -444,27 +539,46 @@ func releases(t *testing.T, c *client) {
 	}
 }
 
-func TestDesync(t *testing.T) { runDesync(t, "", desyncCases()) }
+func TestDesync(t *testing.T) {
+	runDesync(t, "", " {\n reuse close\n }", desyncCases())
+}
 
-func TestDesyncLenient(t *testing.T) { runDesync(t, "lenient", lenientCases()) }
+func TestDesyncLenient(t *testing.T) {
+	runDesync(t, "lenient", " {\n reuse close\n }", lenientCases())
+}
 
-// closing is what relay is told where a connection has one request.
-const closing = " {\n reuse close\n }"
+// The same where relay keeps connections, with other requests on each.
+func TestDesyncKept(t *testing.T) {
+	runDesync(t, "", " {\n reuse reinspect\n }", slices.Concat(desyncCases(), keptCases()))
+}
+
+func TestDesyncKeptLenient(t *testing.T) {
+	runDesync(t, "lenient", " {\n reuse reinspect\n }", lenientCases())
+}
+
+// connectionClose is the line that is missing where relay keeps connections.
+const connectionClose = "Connection: close\r\n"
 
 // runDesync plays the cases with each server, and with options of inspect.
-func runDesync(t *testing.T, inspect string, cases []desyncCase) {
+func runDesync(t *testing.T, inspect, options string, cases []desyncCase) {
 	t.Helper()
 	for _, server := range servers {
 		t.Run(server.name, func(t *testing.T) {
-			d := startDesync(t, server.name, inspect, closing)
+			d := startDesync(t, server.name, inspect, options)
 			for _, c := range cases {
-				if !c.runsOn(server.name) {
+				if !c.runsOn(d, server.name) {
 					continue
 				}
-				t.Run(c.name, func(t *testing.T) { c.run(t, d, 1<<20) })
+				t.Run(c.name, func(t *testing.T) { c.run(t, d, 1<<20, "") })
 				// What comes of pieces does not depend on the server.
 				if server.name == "go" || server.name == "raw" {
-					t.Run(c.name+", in pieces", func(t *testing.T) { c.run(t, d, 7) })
+					t.Run(c.name+", in pieces", func(t *testing.T) { c.run(t, d, 7, "") })
+				}
+				if d.kept {
+					t.Run(c.name+", after another request", func(t *testing.T) { c.run(t, d, 1<<20, "/b/before") })
+				}
+				if d.kept && c.raw == nil {
+					t.Run(c.name+", after one for the same server", func(t *testing.T) { c.run(t, d, 1<<20, "/a/before") })
 				}
 			}
 		})

@@ -682,6 +682,8 @@ type flow struct {
 
 	// reset says that streamprox reset the connection.
 	reset bool
+
+	kept bool // it was to be kept
 }
 
 // startTap lets streamprox reach a server through a tap.
