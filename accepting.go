@@ -30,12 +30,13 @@ const (
 	// lookInterval is how often the listeners are looked at.
 	lookInterval = time.Second
 
-	// acceptAgain is for how long nothing is accepted after that has failed.
+	// acceptAgain is how long to wait after an accept that failed.
 	acceptAgain = 50 * time.Millisecond
 )
 
-// acceptWatch watches the listeners of layer4, or of an HTTP server with a wrapper. A listener
-// that is taken for stopped and is not does no harm: then two accept from one socket.
+// acceptWatch watches the listeners of layer4, or of an HTTP server with a wrapper. If it
+// takes a listener for stopped that still accepts, no harm is done: then two accept from
+// one socket.
 type acceptWatch struct {
 	ctx     caddy.Context
 	app     *layer4.App       // nil: a wrapper's
@@ -176,7 +177,7 @@ func (w *acceptWatch) accept(s *watchedSocket, ln net.Listener, route layer4.Han
 		conn, err := ln.Accept()
 		switch {
 		case err == nil:
-			if s.Closed() { // so that the kernel gives the next one to who follows
+			if s.Closed() { // so that the kernel gives the next connection to another listener
 				_ = ln.Close()
 			}
 			go w.handle(conn, route)
@@ -268,7 +269,7 @@ func (w *acceptWatch) lookup(address caddy.NetworkAddress) []netip.Addr {
 	return append(ips, netip.Addr{}) // which no socket has: not for all
 }
 
-// is reports whether a socket that is bound to that listens at the address.
+// is reports whether a socket bound to that address is one of a.
 func (a *listenAddress) is(bound net.Addr) bool {
 	if unix, ok := bound.(*net.UnixAddr); ok {
 		return a.IsUnixNetwork() && unix.Name == unixPath(a.Host)
@@ -282,7 +283,7 @@ func (a *listenAddress) is(bound net.Addr) bool {
 		return ip.IsUnspecified()
 	}
 	return slices.ContainsFunc(a.ips, func(want netip.Addr) bool {
-		// For all addresses net takes those of IPv6, which are those of IPv4, too.
+		// To listen on all addresses, net binds the IPv6 one, which takes IPv4 too.
 		return want.WithZone("") == ip || want.IsUnspecified() && ip.IsUnspecified()
 	})
 }

@@ -12,10 +12,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// What is wrong with a configuration, said when it is loaded, with what to write instead: as
-// an error what can do nothing but harm, as a warning what is hardly meant. This file has the
-// list of the checks, and asks them about all routes of layer4, in its app and in listener
-// wrappers of the HTTP app. Each family of checks has a file, checks_<family>.go.
+// What is wrong with a configuration, said when it is loaded, with what to write instead.
+// What can only do harm is an error; what is probably a mistake is a warning. This file has
+// the list of the checks, and asks them about all routes of layer4, in its app and in
+// listener wrappers of the HTTP app. Each family of checks has a file, checks_<family>.go.
 //
 // What a Caddyfile alone shows is in mistakes.go.
 

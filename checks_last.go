@@ -12,9 +12,9 @@ import (
 // findings is what the handlers of an app are told about their place in its
 // configuration.
 type findings struct {
-	// last says of each inspect, by inspectKey, whether no handler follows it that an
-	// HTTP request could go to. Of several that are alike it says so if that holds for
-	// all.
+	// last says of each inspect, by inspectKey, whether no handler follows it that an HTTP
+	// request could go to. If several have the same configuration, it must hold for all of
+	// them.
 	last map[string]bool
 
 	// hidden is true if there is an inspect among the handlers of a module that is not
@@ -54,9 +54,8 @@ func (f *findings) isLast(h *Inspect) bool {
 	return err == nil && !f.hidden && f.last[inspectKey(raw)]
 }
 
-// inspectKey returns what the inspect of that configuration is known by. Caddy has brought
-// the JSON that a handler gets into another form, so the key is that of the values. It is ""
-// if there is none.
+// inspectKey returns the key of the inspect with that configuration, or "" if it is not
+// valid. Caddy formats the JSON of a handler anew, so the key is made of the values.
 func inspectKey(raw json.RawMessage) string {
 	var value any
 	if json.Unmarshal(raw, &value) != nil {

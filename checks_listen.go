@@ -74,7 +74,8 @@ func checkAddresses(servers map[string]layer4Server, http *caddyhttp.App) error 
 	return nil
 }
 
-// otherwise says how s writes the address, if not as other does.
+// otherwise returns how the address of s is written, if that of other is written in another
+// way.
 func (s endpoint) otherwise(other endpoint) string {
 	if s.address == other.address {
 		return ""

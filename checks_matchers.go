@@ -40,8 +40,8 @@ func asksOutcome(set caddy.ModuleMap) bool {
 	return set["inspected"] != nil || slices.ContainsFunc(negatedIn(set), asksOutcome)
 }
 
-// unboundedNot reports whether one of the sets matches by the absence of a request
-// without asking for HTTP.
+// unboundedNot reports whether one of the sets matches because there is no such request,
+// without asking whether there is HTTP at all.
 func unboundedNot(sets []caddy.ModuleMap) bool {
 	return slices.ContainsFunc(sets, func(set caddy.ModuleMap) bool {
 		return set["http_request"] == nil &&

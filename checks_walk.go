@@ -82,7 +82,7 @@ func named(names ...string) func(*configHandler) bool {
 	return func(h *configHandler) bool { return slices.Contains(names, h.Name) }
 }
 
-// isIn reports whether the list is that of a handler of that name.
+// isIn reports whether the list belongs to a handler of that name.
 func (l *routeList) isIn(handler string) bool { return l.in != nil && l.in.Name == handler }
 
 // place returns what messages call the route: where it stands, by the numbers of the routes

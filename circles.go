@@ -13,19 +13,20 @@ import (
 // whose own listener wrapper leads to another site. More is a circle.
 const maxHandOvers = 8
 
-// circles are the streams that relay has sent to a port of this process: how often that
-// was, by the address that the stream comes back from; and the ports that relay's clients
-// have come in by.
+// circles are the streams that relay has sent to a port of this process. turns says how
+// often, by the address that the stream comes back from. ports are those by which relay's
+// clients have come in.
 var circles struct {
 	sync.Mutex
 	turns map[string]int
 	ports [1 << 16 / 64]atomic.Uint64 // a bit for each
 }
 
-// circle counts a stream between client and upstream if it may come back in, and reports
-// how often it has been sent so. After end it is forgotten. A port of this process is one
-// that clients of relay have come in by: in a circle of several, all are known after the
-// first round. same says that it is the port that this client has come in by.
+// circle counts a stream between client and upstream if it may come back to this process.
+// It returns how often the stream has been sent here, and whether that is the port by which
+// this client has come in (same). end forgets the stream. The ports that are known are
+// those by which clients of relay have come in: in a circle of several relays all are known
+// after the first round.
 func circle(client, upstream net.Conn) (turns int, same bool, end func()) {
 	to, ok := upstream.RemoteAddr().(*net.TCPAddr)
 	if !ok {

@@ -8,8 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// What the checks look at: the routes of layer4 as configured. The JSON is read leniently: what
-// is wrong in it, loading the modules says.
+// What the checks look at: the routes of layer4 as configured. The JSON is read leniently:
+// loading the modules reports what is wrong in it.
 
 // layer4Server is a server of layer4, or a layer4 listener wrapper.
 type layer4Server struct {

@@ -12,16 +12,16 @@ import (
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 )
 
-// streams holds all the streams of the process: they outlive the configuration that
-// began them. A request counts from when no HTTP server does so any more, also while its
-// upstream is dialled or it is answered here.
+// streams holds all the streams of the process: they outlive the configuration that began
+// them. A request that has left an HTTP server counts too, also while its upstream is
+// dialled or it is answered here.
 var streams relay.Registry
 
 // defaultGracePeriod is how long streams may go on when the process exits, if the HTTP
 // app does not say.
 const defaultGracePeriod = 10 * time.Second
 
-// drainedInVain says that streams are left that no drain can end, which another handler
+// drainedInVain says that a drain has left streams which it could not end. Another handler
 // need not try again.
 var drainedInVain atomic.Bool
 
@@ -44,7 +44,7 @@ func drainAtExit(ctx caddy.Context, logger *zap.Logger) {
 	}
 }
 
-// gracePeriod is the HTTP app's, if it has one.
+// gracePeriod returns the grace period of the HTTP app, or defaultGracePeriod.
 func gracePeriod(ctx caddy.Context) time.Duration {
 	module, err := ctx.AppIfConfigured("http")
 	if err != nil {

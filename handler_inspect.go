@@ -225,15 +225,16 @@ func (h *Inspect) run(in *inspection, next layer4.Handler) error {
 			t.settle()
 			return err
 		default:
-			// The chain around inspect has had its turn.
+			// The handlers behind this inspect have seen the first request, and get no
+			// other.
 			t.settle()
 			in, next = t.successor, endOfChain
 		}
 	}
 }
 
-// notFound is next where none of the handlers that can follow inspect is one for HTTP: it
-// answers requests that have come to the end unread. Other streams go on to next.
+// notFound takes the place of next where no handler for HTTP can follow inspect. It answers
+// requests with 404, unless a handler has read from them. Other streams go on to next.
 type notFound struct{ next layer4.Handler }
 
 // Handle implements layer4.Handler.
@@ -298,8 +299,8 @@ func (h *Inspect) choose(in *inspection) (int, error) {
 	return -1, nil
 }
 
-// chooseByHead chooses the route of an inspection that has no stream, and reports whether
-// that is the one which a stream would get: no matcher needed one.
+// chooseByHead chooses the route of an inspection that has no stream. It reports false if a
+// matcher needs one: then the route is not known.
 func (h *Inspect) chooseByHead(in *inspection) bool {
 	var err error
 	in.route, err = h.choose(in)

@@ -131,7 +131,7 @@ func (*Relay) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision makes the pool of upstreams and the engine from the configuration.
+// Provision checks the options, and makes the pool of upstreams and the engine.
 func (h *Relay) Provision(ctx caddy.Context) error {
 	h.ctx = ctx
 	h.logger = ctx.Logger()
@@ -375,7 +375,8 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		}
 	}
 
-	// What an idle stream keeps alive is little: not the connection as layer4 has it.
+	// An idle stream keeps r in memory. So r does not refer to the connection as layer4 has
+	// it.
 	r := &relayed{relay: h, to: server.to, leave: server.leave, address: server.to.AddressOf(server.conn), remote: cx.RemoteAddr()}
 	r.ended.Add(1)
 	r.serving.Add(1)
@@ -412,7 +413,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	return nil
 }
 
-// reuse returns how the connection conn of a client, which begins as inspected, is used.
+// reuse returns what becomes of later requests on conn, the connection of a client.
 func (h *Relay) reuse(in *inspection, conn net.Conn) reuse {
 	reuse, _ := parseReuse(h.Reuse, reuseReinspect) // checked by Provision
 	switch {
@@ -524,8 +525,8 @@ func answerRequest(in *inspection, client net.Conn, status int) {
 	}
 }
 
-// enter counts a stream that may come back to a relay of this process until leave is called.
-// It reports false if the stream has come back too often already.
+// enter counts a stream that may come back to a relay of this process, until leave is
+// called. It reports false if the stream has come back too often.
 func (h *Relay) enter(client, server net.Conn, to *upstream.Server) (leave func(), ok bool) {
 	turns, same, leave := circle(client, server)
 	switch {

@@ -11,8 +11,8 @@ import (
 	"github.com/streamprox/caddy-streamprox/internal/upstream"
 )
 
-// What relay logs. What an upstream does wrong, it does to all its clients: there is a line
-// for each kind of failure, not for each failure.
+// What relay logs. An upstream that fails does so for all its clients: so there is one line
+// for each kind of failure, with a count.
 
 // logDial warns of an upstream that was not reached. Another one may be.
 func (h *Relay) logDial(attempt upstream.Attempt) {
@@ -65,8 +65,8 @@ func (h *Relay) logResponse(remote net.Addr, server *upstream.Server, account re
 	}
 }
 
-// responseFailure says what is wrong with the answer to a request, or "". What a tunnel ends
-// with is no answer.
+// responseFailure says what is wrong with the answer to a request, or "". How a tunnel ends
+// does not count.
 func responseFailure(account relay.Account) string {
 	if account.Engine != "http" {
 		return ""

@@ -12,8 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// httpListeners are the addresses on the virtual network at which a name is served.
-// Either may be empty; where a port was asked for, both are that listener.
+// httpListeners are the addresses on the virtual network at which a name is served. Either
+// may be empty. If a port was asked for, both are the listener on it.
 type httpListeners struct {
 	name  string
 	plain string // for HTTP

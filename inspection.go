@@ -100,7 +100,7 @@ func (in *inspection) keepFromServer() {
 	}}
 }
 
-// errNeedsStream is the failure of a matcher that needs a stream where there is none.
+// errNeedsStream is returned if a matcher needs a stream and there is none.
 var errNeedsStream = errors.New("needs the stream")
 
 // streamToMatch returns the stream for a matcher. The error is errNeedsStream if there is
@@ -132,11 +132,11 @@ func (in *inspection) isConnect() bool {
 // errClientGone is returned when a connection breaks during inspection.
 var errClientGone = errors.New("client went away")
 
-// init makes in, which is zero, the inspection of what begins with data on conn. later says
+// init makes in ready to inspect what begins with data on conn; in must be zero. later says
 // that a request came before on the connection.
 func (in *inspection) init(c continuation, conn net.Conn, data []byte, later bool) {
-	// Not by literals: they would be made on the stack first, and a goroutine as young as
-	// that in which net/http's server reads while a handler runs has little.
+	// No literals: they would be made on the stack first, which is small in the young
+	// goroutine in which net/http's server reads while a handler runs.
 	in.inspect, in.parent = c.inspect, c.parent
 	in.conn, in.source = conn, conn
 	in.turn = &in.own

@@ -62,8 +62,8 @@ func (k *keptServer) drop() {
 	}
 }
 
-// takeKept returns the connection that the request before has left, if this one, with that
-// method, may use it: it goes to the same upstream, by the same policy.
+// takeKept returns the connection to the upstream that the request before has left. It
+// reports false if there is none, or if this request, with that method, must not use it.
 func (h *Relay) takeKept(in *inspection, client *upstream.Client, method string) (server, bool) {
 	if in == nil || in.turn.kept == nil {
 		return server{}, false
@@ -84,7 +84,8 @@ func (h *Relay) takeKept(in *inspection, client *upstream.Client, method string)
 	return s, true
 }
 
-// placeAt reserves a place at the upstream of a kept connection, or returns nil.
+// placeAt reserves a place at the upstream of a kept connection. It returns nil if the
+// request, with that method, is not for that connection.
 func (h *Relay) placeAt(kept *keptServer, client *upstream.Client, method string) *upstream.Reservation {
 	switch {
 	case kept.relay != h, h.pool.PerClient():

@@ -10,8 +10,9 @@ import (
 // logInterval is how often a line of one kind is written at most.
 const logInterval = 10 * time.Second
 
-// limitedLog writes lines about what may happen to every connection: of each kind at most
-// one in logInterval, which says how often it has happened. The zero value is ready.
+// limitedLog writes lines about what may happen to every connection. Of each kind it writes
+// at most one in logInterval, with the number of times it has happened. The zero value is
+// ready.
 type limitedLog struct {
 	mu    sync.Mutex
 	kinds map[lineKind]*occurrences

@@ -41,8 +41,8 @@ type MatchHTTPRequest struct {
 
 // requestSet is a set of HTTP matchers that must all match.
 type requestSet struct {
-	// onHead holds those that are answered on the bytes of the head, whole says that
-	// these are all of the set.
+	// onHead holds the matchers that are answered on the bytes of the head. With whole,
+	// they are all of the set.
 	onHead headmatch.Set
 	whole  bool
 

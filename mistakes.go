@@ -23,8 +23,8 @@ func init() {
 	}
 }
 
-// refuseInSites makes an error that says where a handler belongs of its name as a
-// directive of sites.
+// refuseInSites makes it an error to write the name of a handler as a directive of a site.
+// The message says where the handler belongs.
 func refuseInSites(name string) {
 	// A directive of that name may be another plugin's: github.com/abiosoft/caddy-inspect
 	// has one, and comes before this package.
@@ -105,9 +105,9 @@ func checkBrace(segment caddyfile.Segment) error {
 	}
 }
 
-// checkMatcherSet looks at the matchers that follow the word that d is at, which is the
-// name of a set or not: one on its line, or several in a block. What is to be written
-// in their place begins, on that line, as written.
+// checkMatcherSet looks at the matchers that follow the name of a set, or the word 'not',
+// at which d is: one on the same line, or several in a block. written is how that line
+// begins, for messages.
 func checkMatcherSet(d *caddyfile.Dispenser, written string) error {
 	for nesting := d.Nesting(); ; {
 		if !d.NextArg() {

@@ -109,8 +109,9 @@ func (*URIHashSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection
 	return upstream.SelectByHash(target, pool, cx)
 }
 
-// relayedKey is the context key under which relay keeps the *inspection for policies:
-// it has taken the bytes that tell whose inspection it is.
+// relayedKey is the context key under which relay keeps the *inspection for policies. They
+// cannot use inspectionOf, since relay has taken the bytes by which that knows the
+// inspection.
 type relayedKey struct{}
 
 // relayedContext returns the context with what policies look at.

@@ -10,9 +10,9 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 )
 
-// Where the checks get their configuration from. An app that is being provisioned has lost
-// the JSON of the modules that are loaded already, so they want that of the whole app, which
-// Caddy keeps until the app is provisioned, but does not show.
+// Where the checks get their configuration from. While an app is provisioned, Caddy drops
+// the JSON of each module that it has loaded. So the checks read the JSON of the whole app,
+// which Caddy keeps until the app is provisioned, in a private field.
 
 // appOf returns the *layer4.App or the *caddyhttp.App in which a handler is being
 // provisioned, or nil.

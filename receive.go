@@ -49,7 +49,8 @@ func receivePacket(o *opening.Opening, conn incoming, first *socket.Reader) erro
 	return nil
 }
 
-// receiveNothing tells o why nothing has arrived. What else has gone wrong it returns.
+// receiveNothing tells o why nothing has arrived, or returns the error if there is another
+// reason than the end or the deadline.
 func receiveNothing(o *opening.Opening, err error) error {
 	switch {
 	case errors.Is(err, io.EOF):

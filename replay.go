@@ -14,16 +14,16 @@ import (
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
-// handedConn is a connection that has been handed to an HTTP server of this process. It tells
-// when the server has taken on the request at its beginning, and when the server has closed
-// it and no call is in progress any more: a hijacker may read and close from several
-// goroutines, and whoever waits for the end goes on with what is beneath.
+// handedConn is a connection that has been handed to an HTTP server of this process. It
+// tells when the server has taken on the request at its beginning, and when it has ended:
+// when it is closed and no call is in progress. A hijacker may read and close from several
+// goroutines, and whoever waits for the end uses the connection beneath.
 type handedConn struct {
 	net.Conn
 	calls calls
 
-	// ended is called once, at the end, with the request that follows on the connection
-	// beneath if that is not the server's: then it is still open.
+	// ended is called once, at the end. If a request follows that is not the server's, it
+	// gets that, and the connection beneath is still open; else nil.
 	ended func(successor *inspection)
 
 	// taken, unless nil, is called once when the server has taken on the request.

@@ -84,8 +84,7 @@ func (r *Route) provision(ctx caddy.Context) error {
 	return nil
 }
 
-// What a handler is to the requests of a connection that the HTTP server has, if it can be
-// run for each of them without an end of the connection in between.
+// Handlers that can be run for each request of a connection while the HTTP server keeps it.
 type (
 	headEditor  interface{ editsHead() } // changes the head, and runs the next handler
 	eachRequest interface{ takesEach() } // takes one request after the other
@@ -201,11 +200,11 @@ func (s *matcherSet) match(in *inspection) (bool, error) {
 	return named || in.Outcome().ByDefault() || s.reads(in), nil
 }
 
-// reads reports whether one of the matchers, all of which match, has read the bytes to
-// find that out: without bytes it does not match. What it has recognized is no surprise
-// to the destination. That others have not recognized it says nothing, nor that caddy-l4's
-// http takes for a request what inspect does not: raw, it and those behind it would pass all
-// routes with http_request.
+// reads reports whether one of the matchers, all of which match, depends on the bytes: it
+// does not match without them. Then the destination expects what it gets. A 'not' does not
+// count, since it recognizes nothing. Nor does caddy-l4's http where inspect has found no
+// request: as a raw stream, that request and those behind it would pass all routes with
+// http_request.
 func (s *matcherSet) reads(in *inspection) bool {
 	return slices.ContainsFunc(s.matchers, func(m namedMatcher) bool {
 		if m.request != nil || m.name == "not" || m.name == "http" {

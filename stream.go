@@ -39,12 +39,11 @@ func drain(cx *layer4.Connection) (pending []byte, conn net.Conn) {
 	}
 }
 
-// fork returns a connection that first reads pending, which it owns from now on,
-// and then conn. It has the context, the variables and the placeholders of cx, and
-// before those the ones of the inspection among its variables; but none of what
-// caddy-l4's http matcher remembers of an earlier request: that matcher keeps its
-// request for the life of a connection, so a second request would be matched as the
-// first one.
+// fork returns a connection that first reads pending, which it owns from now on, and then
+// conn. It has the context, the variables and the placeholders of cx. If its variables hold
+// an inspection, the placeholders of that come first. What caddy-l4's http matcher has left
+// on cx is not passed on: that matcher keeps its request for the life of a connection, so a
+// second request would be matched as the first one.
 func fork(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connection {
 	forked := layer4.WrapConnection(conn, pending, cx.Logger)
 
@@ -114,9 +113,8 @@ const (
 	stockHTTPReplPrefix = layer4.AppReplPrefix + "http."
 )
 
-// setTLSState makes the state of a TLS connection that Caddy has terminated before
-// caddy-l4 (in a listener wrapper) known in the way in which caddy-l4's tls handler
-// makes its own known.
+// setTLSState is for TLS that Caddy has terminated before a listener wrapper. It sets the
+// variable in which caddy-l4's tls handler keeps the state of a TLS connection.
 func setTLSState(cx *layer4.Connection) {
 	conn, ok := cx.Conn.(withTLS)
 	if !ok || cx.GetVar(layer4.TLSConnectionStatesVarName) != nil {

@@ -27,9 +27,9 @@ func (c continuation) next(conn net.Conn, data []byte) *inspection {
 	return in
 }
 
-// look returns the inspection of the next request as far as data, which are only lent,
-// allow. sure says that the head alone has decided the route, in.route. Else in.serve goes
-// on, once in.Own has copied the data.
+// look returns an inspection of the next request by data alone, which are only lent. sure
+// says that the head has decided the route, in.route. It is for a look: to go on, inspect
+// the request anew, with next.
 func (c continuation) look(data []byte) (in *inspection, sure bool) {
 	in = c.next(nil, data)
 	return in, in.Certain() && c.inspect.chooseByHead(in)
@@ -48,11 +48,11 @@ func (in *inspection) serve(conn net.Conn) {
 	}
 }
 
-// inspections are unused ones, all zero.
+// inspections holds unused inspections, all zero.
 var inspections = sync.Pool{New: func() any { return new(inspection) }}
 
-// recycle lets later requests have the memory of the inspection, unless somebody else may
-// have it, and, if bytes says so, that of its bytes.
+// recycle gives the memory of the inspection to later requests, unless somebody else may
+// still use it; with bytes, that of its data too.
 func (in *inspection) recycle(bytes bool) {
 	if !in.own.later || in.lent {
 		return
@@ -64,9 +64,9 @@ func (in *inspection) recycle(bytes bool) {
 	inspections.Put(in)
 }
 
-// turn is the turn of one request on its connection: what is the same for all inspections
-// of it, whether by inspects one inside the other or of what rewrite_head has made of it.
-// The first inspection holds it, the others point there.
+// turn is what all inspections of one request share. There are several where one inspect is
+// inside another, and after rewrite_head. The first inspection holds it, the others point
+// there.
 type turn struct {
 	continuation          // for the request that follows
 	conn         net.Conn // as the outermost inspect has it
@@ -92,7 +92,8 @@ func (t *turn) hold() {
 	t.release = streams.Hold(func() { socket.Reset(conn) })
 }
 
-// settle ends what hold began: somebody else counts the request, or it is over.
+// settle ends what hold began. From then on somebody else counts the request, or it is
+// over.
 func (t *turn) settle() {
 	if t.release != nil {
 		t.release()

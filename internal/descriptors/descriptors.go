@@ -123,8 +123,7 @@ func newWatch(limit func() (uint64, bool), count func() (uint64, error)) *watch 
 	return w
 }
 
-// setEnough sets enough to what the limit, which may have changed, leaves beside the
-// reserve.
+// setEnough sets enough to the limit, which may have changed, without the reserve.
 func (w *watch) setEnough() {
 	enough := uint64(math.MaxInt64)
 	if limit, limited := w.limit(); limited {
@@ -133,8 +132,8 @@ func (w *watch) setEnough() {
 	w.enough.Store(int64(enough))
 }
 
-// saw notes a descriptor. It may be an old one, from when more were open: if those that
-// are open have just been counted, that counts.
+// saw notes a descriptor. It may be an old one, from when more were open. So a count that
+// is recent holds in spite of it.
 func (w *watch) saw(fd uint64) {
 	w.bound.Add(1)
 	w.note(fd)

@@ -2,7 +2,7 @@
 // upstream. It is a machine without I/O: bytes and events in, bytes to write and a verdict
 // out.
 //
-// Who carries an exchange out reads from both connections and writes to both:
+// The caller reads from both connections and writes to both:
 //
 //	x.Begin(request)
 //	up, ahead := x.Request(received)   // what goes to the upstream; what came after the request
@@ -319,8 +319,8 @@ func (x *Exchange) pass(r *httphead.Response, dst, data []byte) []byte {
 		x.response.Lenient() // servers pad chunk sizes, as "5B4 "
 	}
 	x.persistent = r.Persistent(data) && !x.untilClose
-	// A client whose request is still on its way learns that nobody waits for all of it;
-	// one that has sent frames or bytes ahead of a tunnel that there is none.
+	// The connection ends, too, if the client is still sending its request, or may have
+	// sent bytes for a tunnel that it does not get.
 	x.last = x.last || x.untilClose || !x.requestDone || x.WantsTunnel()
 	return r.Forward(dst, data, !x.last)
 }

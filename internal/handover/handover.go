@@ -130,8 +130,8 @@ func (n *Network) remove(l *listener) {
 	n.set(address, slices.DeleteFunc(n.listeners[address], func(other *listener) bool { return other == l }))
 }
 
-// set makes open the listeners of an address, and wakes those who wait for a change. n.mu is
-// held.
+// set replaces the listeners of an address by open, and wakes those who wait for a change.
+// n.mu is held.
 func (n *Network) set(address string, open []*listener) {
 	if len(open) == 0 {
 		delete(n.listeners, address)

@@ -80,7 +80,7 @@ func (r *Reader) checkField(data, name []byte, value Span) *Error {
 	return nil
 }
 
-// beginList begins to count the elements of a field of that kind.
+// beginList begins to count the elements of a list field of that kind.
 func (r *Reader) beginList(list kind, value []byte) *Error {
 	r.list = list
 	return r.count(1 + bytes.Count(value, comma))

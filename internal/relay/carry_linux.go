@@ -168,8 +168,9 @@ func (l *loop) finish(p *pair, ln *lane) {
 	l.clocks.set(p)
 }
 
-// collect ends the stream if s has failed, of which nothing is read: any more, or because
-// the destination takes nothing. Elsewhere reading tells, after the bytes before.
+// collect ends the stream if s has failed. It is for an s that is not read: because its
+// direction is over, or because the destination takes nothing. Otherwise reading reports
+// the failure, after the bytes before it.
 func (l *loop) collect(p *pair, s *endpoint) {
 	if p.ended != 0 {
 		return

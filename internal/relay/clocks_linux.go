@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// clocks are the streams of a loop that have timeouts, in a heap by the time before
-// which none runs out. A byte delivered moves a deadline, but not its stream: that is
-// looked at when its old time has come.
+// clocks are the streams of a loop that have timeouts, in a heap by deadline. When a byte
+// is delivered, a deadline moves, but the place in the heap stays: the stream is looked at
+// when the old deadline has come.
 type clocks []*pair
 
-// noClock is the place of a stream that is not among the clocks.
+// noClock is the place of a stream without a timeout.
 const noClock = -1
 
-// first returns when the next stream must be looked at.
+// first returns the time when the next stream must be looked at.
 func (c clocks) first() time.Duration {
 	if len(c) == 0 {
 		return forever

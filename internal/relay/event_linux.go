@@ -53,10 +53,10 @@ func (e *Event) Start(s *Stream) (detached bool) {
 	return true
 }
 
-// enrol registers p and lets its loop begin with it, in one: who ends p meanwhile waits.
-// Else p could be over, and out of one registry, before it is in the other, for ever.
-// The loop's lock comes before those of the registries, which end nothing while they
-// hold theirs.
+// enrol registers p and lets its loop begin with it, in one step: whoever ends p meanwhile
+// waits. Else p could end, and leave one registry, before it is added to the other, where
+// it would then stay. The loop's lock comes before those of the registries, which end
+// nothing while they hold theirs.
 func (p *pair) enrol() {
 	p.loop.mu.Lock()
 	defer p.loop.mu.Unlock()
@@ -160,7 +160,7 @@ func (s *endpoint) dup(p *pair, c net.Conn) error {
 		return err
 	}
 	_, tcp := c.(*net.TCPConn)
-	// What it is ready to be read for, epoll tells.
+	// epoll tells when it can be read.
 	*s = endpoint{pair: p, fd: int32(fd), tcp: tcp, writable: true, wary: !tcp}
 	return nil
 }

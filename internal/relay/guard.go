@@ -12,8 +12,8 @@ import (
 // because its destination takes nothing. Tests lower it before anything begins.
 var askInterval = 5 * time.Second
 
-// guard notices that the source of a flow is reset while the flow is held up in a write:
-// a socket tells that only to those who read from it, or ask.
+// guard notices a reset of the source of a flow while the flow waits in a write. A socket
+// reports a reset only to a read, or if it is asked.
 type guard struct {
 	source net.Conn
 	gone   func(error) // told of the reset; nil: nothing is noticed

@@ -33,7 +33,7 @@ type loop struct {
 	epoll   int             // descriptor
 	wake    int             // descriptor of an eventfd, which interrupts the waiting
 	waker   *os.File        // has wake
-	poller  syscall.RawConn // of waker: how to wait in the runtime's poller
+	poller  syscall.RawConn // of waker: waits in the runtime's poller
 	woken   bool
 	inbox   []message           // in order
 	sockets map[int32]*endpoint // by descriptor; nil: the loop does not run
@@ -58,7 +58,7 @@ type loop struct {
 	ended   []*pair
 }
 
-// message asks the loop to begin with a stream, or to end it.
+// message asks the loop to begin with a stream, to end it or to retire it.
 type message struct {
 	pair  *pair
 	cause Cause
@@ -188,14 +188,14 @@ func (l *loop) postLocked(m message) bool {
 }
 
 const (
-	// manyServed is how many streams make a turn one in which there was much to do.
+	// manyServed is how many streams make a turn a busy one.
 	manyServed = 4
 
 	// yieldAfter is for how long loops may keep all processors to themselves.
 	yieldAfter = 100 * time.Microsecond
 
-	// rest is how long a loop has to wait until others have had its processor: the
-	// runtime looks every 20 µs, and takes away those of threads that wait.
+	// rest is how long a loop waits so that others get its processor: the runtime looks
+	// every 20 µs, and takes the processors of threads that wait.
 	rest = 50 * time.Microsecond
 )
 
@@ -213,9 +213,8 @@ func (l *loop) run() {
 	}
 }
 
-// wait waits until there is something to do, and finds out what: the next turn begins.
-// When there was much to do, other goroutines come first: they may have waited, and more
-// events gather meanwhile.
+// wait waits until there is something to do, and begins the next turn with it. After a busy
+// turn other goroutines come first: they may have waited, and more events gather meanwhile.
 func (l *loop) wait() {
 	began := time.Since(epoch)
 	switch {
@@ -284,7 +283,7 @@ func (l *loop) patience() int {
 	return int(min(max((left+time.Millisecond-1)/time.Millisecond, 0), math.MaxInt32))
 }
 
-// note makes a stream one to be served. l.mu is held.
+// note marks a stream as one to be served. l.mu is held.
 func (l *loop) note(event unix.EpollEvent) {
 	s := l.sockets[event.Fd]
 	if s == nil {

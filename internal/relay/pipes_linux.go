@@ -25,7 +25,7 @@ const (
 	// pipesKept is how many unused pipes a loop keeps.
 	pipesKept = 4
 
-	// shortage is for how long no pipe is asked for when there was none.
+	// shortage is how long to wait before asking for a pipe again when there was none.
 	shortage = time.Second
 )
 

@@ -118,11 +118,11 @@ func (p *weightedRoundRobin) choose(among []*Server, _ *layer4.Connection) *Serv
 	return best
 }
 
-// SelectByHash is what a selector does that sends equal values to the same upstream of those
-// that are available. It is rendezvous hashing as that of ip_hash, which knows what is
-// available to caddy-l4's proxy, with a digest of the value in the place of the client's
-// address: its hash alone (FNV) sends values that differ in their last bytes, as tenants and
-// paths do, mostly to the same upstream. Without a value it selects at random.
+// SelectByHash selects by a value: equal values get the same upstream of those that are
+// available. It is rendezvous hashing, done by caddy-l4's ip_hash, which gets a digest of
+// the value in place of the client's address. The digest is needed because the hash of
+// ip_hash (FNV) sends values that differ only in their last bytes, as tenants and paths do,
+// mostly to the same upstream. Without a value it selects at random.
 func SelectByHash(value string, pool l4proxy.UpstreamPool, client *layer4.Connection) *l4proxy.Upstream {
 	if value == "" {
 		return new(l4proxy.RandomSelection).Select(pool, client)
