@@ -44,18 +44,18 @@ type loop struct {
 	rested atomic.Int64 // when it last waited for long enough to let others run
 
 	// The rest is the goroutine's.
-	now     time.Duration // when this turn began: the time is asked for once
-	yielded time.Duration // when others last came first
-	events  []unix.EpollEvent
-	letters []message // those of this turn
-	ready   []*pair   // to be served, each once
-	serving []*pair   // those of this turn
-	clocks  clocks
-	pipes   pipes
-	turn    int64  // bounds, in bytes, what a direction moves before other streams have their turn
-	buffer  []byte // where bytes are between read and write
-	scratch []byte // where heads are before they are written
-	ended   []*pair
+	now      time.Duration // when this turn began: the time is asked for once
+	yielded  time.Duration // when others last came first
+	events   []unix.EpollEvent
+	messages []message // those of this turn
+	ready    []*pair   // to be served, each once
+	serving  []*pair   // those of this turn
+	clocks   clocks
+	pipes    pipes
+	turn     int64  // bounds, in bytes, what a direction moves before other streams have their turn
+	buffer   []byte // where bytes are between read and write
+	scratch  []byte // where heads are before they are written
+	ended    []*pair
 }
 
 // message asks the loop to begin with a stream, to end it or to retire it.
@@ -163,7 +163,7 @@ func (l *loop) close() {
 	l.pipes.close()
 	l.woken, l.buffer = false, nil
 	l.scratch = nil
-	l.inbox, l.letters, l.events, l.sockets, l.ready, l.serving, l.ended, l.clocks = nil, nil, nil, nil, nil, nil, nil, nil
+	l.inbox, l.messages, l.events, l.sockets, l.ready, l.serving, l.ended, l.clocks = nil, nil, nil, nil, nil, nil, nil, nil
 }
 
 // post sends a message to the loop of m.pair. It reports false if the loop has
@@ -209,7 +209,7 @@ func (l *loop) run() {
 		l.readMessages()
 		l.serveReady()
 		l.checkClocks()
-		more = l.bury()
+		more = l.reportEnded()
 	}
 }
 
@@ -236,7 +236,7 @@ func (l *loop) wait() {
 	for _, event := range l.events[:max(n, 0)] {
 		l.note(event)
 	}
-	l.letters, l.inbox, l.woken = l.inbox, l.letters[:0], false
+	l.messages, l.inbox, l.woken = l.inbox, l.messages[:0], false
 }
 
 // allBusy reports whether there is a busy loop for each processor, so that nobody else has
@@ -320,7 +320,7 @@ func (l *loop) serveReady() {
 
 // readMessages does what others have asked for.
 func (l *loop) readMessages() {
-	for _, m := range l.letters {
+	for _, m := range l.messages {
 		switch {
 		case m.first != nil:
 			m.first <- l.end(m.pair, m.cause, m.err)
@@ -330,7 +330,7 @@ func (l *loop) readMessages() {
 			l.begin(m.pair)
 		}
 	}
-	clear(l.letters)
+	clear(l.messages)
 }
 
 // begin makes p one of the streams that are served.
@@ -359,9 +359,9 @@ func (l *loop) checkClocks() {
 	}
 }
 
-// bury lets streams that have ended be accounted for. It reports false when none is
-// left: then the loop is closed.
-func (l *loop) bury() (more bool) {
+// reportEnded reports the streams that have ended to those who began them. It returns false
+// when the loop has no stream left: then it is closed.
+func (l *loop) reportEnded() (more bool) {
 	if len(l.ended) == 0 {
 		return true
 	}
