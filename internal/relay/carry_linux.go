@@ -68,7 +68,7 @@ func (l *loop) fetch(p *pair, ln *lane, src *endpoint) {
 		ln.left -= int64(n)
 		ln.bulk = ln.bulk || n == len(l.buffer)
 		// It saves a read(2) for each piece. What comes from now on is an event.
-		src.readable = n == len(b) || src.wary
+		src.readable = n == len(b) || src.shortReads
 	case err == nil:
 		l.passEnd(p, ln)
 	case err == unix.EAGAIN:

@@ -144,7 +144,7 @@ type endpoint struct {
 	fd                 int32
 	tcp                bool
 	readable, writable bool // as far as is known
-	wary               bool // reading less than was asked for does not mean that there is no more, as before urgent data
+	shortReads         bool // a read may return less than there is, as before urgent data
 	failed             bool // an error is to be collected
 	finished           bool // its peer has finished sending
 }
@@ -161,7 +161,7 @@ func (s *endpoint) dup(p *pair, c net.Conn) error {
 	}
 	_, tcp := c.(*net.TCPConn)
 	// epoll tells when it can be read.
-	*s = endpoint{pair: p, fd: int32(fd), tcp: tcp, writable: true, wary: !tcp}
+	*s = endpoint{pair: p, fd: int32(fd), tcp: tcp, writable: true, shortReads: !tcp}
 	return nil
 }
 

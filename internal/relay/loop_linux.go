@@ -294,7 +294,7 @@ func (l *loop) note(event unix.EpollEvent) {
 	s.writable = s.writable || event.Events&(unix.EPOLLOUT|over) != 0
 	s.failed = s.failed || event.Events&unix.EPOLLERR != 0
 	s.finished = s.finished || event.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0
-	s.wary = s.wary || event.Events&(unix.EPOLLRDHUP|unix.EPOLLPRI|over) != 0
+	s.shortReads = s.shortReads || event.Events&(unix.EPOLLRDHUP|unix.EPOLLPRI|over) != 0
 	if s.pair.begun {
 		l.enqueue(s.pair)
 	}

@@ -251,7 +251,7 @@ func (l *loop) fetchRequest(p *pair) int64 {
 	n, err := read(p.client.fd, b)
 	switch {
 	case n > 0:
-		p.client.readable = n == len(b) || p.client.wary
+		p.client.readable = n == len(b) || p.client.shortReads
 		ln.bulk = n >= bulkSize
 		up, ahead := s.x.Request(b[:n])
 		ln.held, ln.borrowed = up, true
@@ -331,7 +331,7 @@ func (l *loop) fetchResponse(p *pair) {
 	n, err := read(p.upstream.fd, b)
 	switch {
 	case n > 0:
-		p.upstream.readable = n == len(b) || p.upstream.wary
+		p.upstream.readable = n == len(b) || p.upstream.shortReads
 		ln.bulk = n >= bulkSize
 		s.received = nil
 		head, body := s.x.Response(l.scratch[:0], b[:n])
@@ -515,7 +515,7 @@ func (l *loop) await(p *pair) {
 		n, err := read(p.client.fd, l.buffer)
 		switch {
 		case n > 0:
-			p.client.readable = n == len(l.buffer) || p.client.wary
+			p.client.readable = n == len(l.buffer) || p.client.shortReads
 			data := l.buffer[:n]
 			if len(s.ahead) > 0 {
 				s.ahead = append(s.ahead, data...)
