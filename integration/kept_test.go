@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -62,7 +64,15 @@ func TestPostNeedsFreshAnswer(t *testing.T) {
 // the requests before.
 func TestNextRequestElsewhereWithTLS(t *testing.T) {
 	address := freeAddress(t)
+	certificate, key := selfSigned(t)
+	dir := t.TempDir()
+	for name, content := range map[string]string{"certificate.pem": certificate, "key.pem": key} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	start(t, `{
+		skip_install_trust
 		layer4 {
 			`+address+` {
 				route {
@@ -81,7 +91,7 @@ func TestNextRequestElsewhereWithTLS(t *testing.T) {
 		}
 	}
 	https://example.com {
-		tls internal
+		tls "`+filepath.ToSlash(filepath.Join(dir, "certificate.pem"))+`" "`+filepath.ToSlash(filepath.Join(dir, "key.pem"))+`"
 		bind streamprox/certificates
 	}`)
 	conn := tls.Client(dial(t, address), &tls.Config{InsecureSkipVerify: true, ServerName: "example.com"})
