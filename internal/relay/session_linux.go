@@ -393,6 +393,12 @@ func (l *loop) giveUp(p *pair, cause Cause, err error) {
 	}
 	s.cause, s.err = cause, err
 	if s.x.State() == exchange.Broken {
+		// What came before the fault is the client's.
+		if ln := &p.down; !ln.empty() && p.client.writable {
+			if n, _ := ln.pour(p.client.fd); n > 0 {
+				ln.carried += int64(n)
+			}
+		}
 		l.end(p, cause, err)
 		return
 	}
