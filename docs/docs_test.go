@@ -619,6 +619,35 @@ func TestExamplesAreListed(t *testing.T) {
 	}
 }
 
+// TestOptionsAreDescribed tests that the page of each handler names all that its JSON may hold.
+func TestOptionsAreDescribed(t *testing.T) {
+	for _, handler := range []string{"inspect", "http_app", "relay", "rewrite_head", "http_respond"} {
+		module, err := caddy.GetModule("layer4.handlers." + handler)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := handler + ".md"
+		page, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		described := 0
+		for _, field := range reflect.VisibleFields(reflect.TypeOf(module.New()).Elem()) {
+			option, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if option == "" {
+				continue
+			}
+			described++
+			if named := regexp.MustCompile("(?m)(?:[`\"]|^\t)" + option + "\\b"); !named.Match(page) {
+				t.Errorf("%s: nothing about %s", path, option)
+			}
+		}
+		if described == 0 {
+			t.Errorf("%s: the handler has no options", path)
+		}
+	}
+}
+
 // anchors returns what the headings of a page are known by.
 func anchors(t *testing.T, path string) (anchors []string) {
 	t.Helper()
