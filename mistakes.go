@@ -109,12 +109,18 @@ func checkBrace(segment caddyfile.Segment) error {
 // at which d is: one on the same line, or several in a block. written is how that line
 // begins, for messages.
 func checkMatcherSet(d *caddyfile.Dispenser, written string) error {
+	seen := make(map[string]bool)
 	for nesting := d.Nesting(); ; {
 		if !d.NextArg() {
 			if written = ""; !d.NextBlock(nesting) {
 				return nil
 			}
 		}
+		name := d.Val()
+		if seen[name] && (name == "http_request" || name == "tls") {
+			return d.Errf("duplicate matcher module '%s': write what both match into the block of one, '%[1]s { … }'", name)
+		}
+		seen[name] = true
 		if err := checkMatcher(d.NextSegment(), written); err != nil {
 			return err
 		}

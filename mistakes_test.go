@@ -86,6 +86,8 @@ func TestMistakesInCaddyfiles(t *testing.T) {
 		{"HTTP matcher in a subroute", "inspect {\n route {\n subroute {\n @c path /x\n route @c {\n close\n }\n }\n }\n}", "write '@c http_request path /x', at Caddyfile:8"},
 		{"path", "inspect {\n @c /x\n}", "'/x' is no matcher: write '@c http_request path /x'"},
 		{"matcher of TLS", "inspect {\n @c sni a\n}", "'sni' is a matcher of TLS: write '@c tls sni a'"},
+		{"matchers of HTTP on two lines", "inspect {\n @c {\n http_request host a\n http_request path /x\n }\n}", "duplicate matcher module 'http_request': write what both match into the block of one, 'http_request { … }', at Caddyfile:8"},
+		{"matchers of TLS on two lines", "inspect {\n @c not {\n tls sni a\n tls alpn b\n }\n}", "duplicate matcher module 'tls': write what both match into the block of one, 'tls { … }', at Caddyfile:8"},
 		{"matcher that both have", "inspect {\n @c not remote_ip 10.0.0.0/8\n route @c {\n close\n }\n}", ""},
 		{"matcher without a name", "inspect {\n http_request path /x\n}", "unrecognized inspect option 'http_request': give the matcher a name, as in '@name http_request …', and write 'route @name'"},
 		{"HTTP matcher without a name", "inspect {\n path /x\n}", "give the matcher a name, as in '@name path …'"},
