@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 	"go.uber.org/zap"
@@ -82,7 +83,8 @@ type Relay struct {
 
 	// What becomes of the requests that follow the first one on a connection. `reinspect`
 	// routes each. `close` takes one request from each connection. `pin` leaves all to the
-	// same server: those after the first one are not routed. Default: `reinspect`; `pin`
+	// same server: those after the first one are not routed. Default: `reinspect`; in a
+	// listener wrapper `close`, since a connection cannot return to the wrapped server; `pin`
 	// where inspect waits for the request line alone.
 	Reuse string `json:"reuse,omitempty"`
 
@@ -117,6 +119,7 @@ type Relay struct {
 	keepalive         time.Duration
 	upstreamKeepalive time.Duration
 	forward           httphead.Forward
+	wrapped           bool // inside a listener wrapper
 	unrouted          unroutedLog
 	failures          limitedLog
 	ctx               caddy.Context
@@ -139,6 +142,7 @@ func (h *Relay) Provision(ctx caddy.Context) error {
 		return err
 	}
 	watchAccepting(ctx)
+	h.wrapped = ctx.Value(caddyhttp.ServerCtxKey) != nil
 	h.engine = relay.New(&streams, func(message string, err error) { h.logger.Warn(message, zap.Error(err)) })
 
 	options := upstream.Options{Servers: h.Upstreams, Dialed: h.logDial, Checked: h.logHealthCheck}
@@ -415,7 +419,12 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 
 // reuse returns what becomes of later requests on conn, the connection of a client.
 func (h *Relay) reuse(in *inspection, conn net.Conn) reuse {
-	reuse, _ := parseReuse(h.Reuse, reuseReinspect) // checked by Provision
+	byDefault := reuseReinspect
+	if h.wrapped {
+		// A request for the wrapped server could not get there any more.
+		byDefault = reuseClose
+	}
+	reuse, _ := parseReuse(h.Reuse, byDefault) // checked by Provision
 	switch {
 	case reuse == reusePin:
 	case !in.routed():

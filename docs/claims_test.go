@@ -77,7 +77,10 @@ var claims = []claim{
 		[]string{"GET http://example.com:8080/", "200", ofCaddy, page},
 		[]string{"GET http://example.com:8080/chat/b", "200", ":9000 got GET /chat/b", "!from: {from}\n"},
 	)},
-	{of: "README.md#which-layout-is-mine", change: longer("\t\t\t\t\t\t\t"), check: keeps(
+	{of: "README.md#which-layout-is-mine", tries: [][]string{
+		{"GET https://example.com/chat/room", "200", "Connection: close"},
+	}},
+	{of: "README.md#which-layout-is-mine", change: []string{"\t\t\t\t\t\t\trelay 10.0.0.5:9000\n", "\t\t\t\t\t\t\trelay 10.0.0.5:9000 {\n\t\t\t\t\t\t\t\treuse reinspect\n\t\t\t\t\t\t\t\tupstream_keepalive 1m\n\t\t\t\t\t\t\t}\n"}, check: keeps(
 		[]string{"GET https://example.com/", "200", ofCaddy, page},
 		[]string{"GET https://example.com/chat/a", "200", ":9000 got GET /chat/a", "!Connection"},
 		[]string{"GET https://example.com/chat/b", "200", ":9000 got GET /chat/b", "from: {from}\n"},
