@@ -303,10 +303,13 @@ type client struct {
 	answered []string // those that were answered, and others after them
 }
 
+// kept reports whether relay keeps the client's connection.
+func (c *client) kept() bool { return c.d != nil && c.d.kept }
+
 // ending reports whether the connection ends with a response that has that status, which
 // is the last one of the case. Refusals always end it.
 func (c *client) ending(status int) bool {
-	if !c.d.kept || c.closes {
+	if !c.kept() || c.closes {
 		return true
 	}
 	switch status {
@@ -388,7 +391,7 @@ func (c *client) last(t *testing.T, method string, status int, content ...string
 		return
 	}
 	ending := c.ending(status)
-	if c.finished && c.d.kept {
+	if c.finished && c.kept() {
 		ending = true
 		resp.Close = true // whether it says so depends on what comes first, the response or the end
 	}
