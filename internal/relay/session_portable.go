@@ -39,6 +39,8 @@ type conversation struct {
 	exchange *portableExchange // the one under way; nil: none
 	silent   bool              // nothing has come of the next request, which is waited for
 	over     bool              // the connections are closed, or the owner's
+	cause    Cause             // why they are closed, by end; with err
+	err      error
 	retired  bool              // the client's connection ends when no request is under way
 }
 
@@ -54,7 +56,7 @@ func (c *conversation) run(e *portableExchange) {
 		case e.tunnel:
 			return
 		case e.repeats:
-			c.release(e.Received)
+			c.release(e.Received, e)
 			return
 		case !e.kept:
 			c.Owner.Closed()
@@ -77,14 +79,16 @@ func (c *conversation) end(cause Cause, err error) (first bool) {
 	case c.over:
 		return false
 	case c.exchange != nil:
-		c.over = c.exchange.end(cause, err)
-		return c.over
+		if !c.exchange.end(cause, err) {
+			return false
+		}
+	default:
+		socket.Reset(c.Client) // whoever reads from it goes on
+		if c.Upstream != nil {
+			socket.Reset(c.Upstream)
+		}
 	}
-	c.over = true
-	socket.Reset(c.Client) // whoever reads from it goes on
-	if c.Upstream != nil {
-		socket.Reset(c.Upstream)
-	}
+	c.over, c.cause, c.err = true, cause, err
 	return true
 }
 
@@ -147,7 +151,7 @@ func (c *conversation) next(keepsUpstream bool, data []byte) *portableExchange {
 				continue
 			case len(data) > 0:
 				// The beginning of a request: whoever takes over sees what is wrong with it.
-				c.release(data)
+				c.release(data, nil)
 				return nil
 			default:
 				c.closeBoth()
@@ -175,7 +179,7 @@ func (c *conversation) next(keepsUpstream bool, data []byte) *portableExchange {
 			if next.Verdict == Forward {
 				c.dropUpstream() // a request that must not be sent twice needs a fresh one
 			}
-			c.release(data)
+			c.release(data, nil)
 			return nil
 		}
 	}
@@ -210,28 +214,36 @@ func (c *conversation) await(until time.Time, silent bool) ([]byte, error) {
 // been ended meanwhile.
 func (c *conversation) begin(r exchange.Request) *portableExchange {
 	c.mu.Lock()
+	e := c.newExchange(r)
 	over := c.over
 	if !over {
 		_ = c.Client.SetReadDeadline(time.Time{})
-		r.Last = r.Last || c.retired
-		c.exchange = c.newExchange(r)
+		c.exchange = e
+		if c.retired {
+			e.retire()
+		}
 	}
 	c.mu.Unlock()
 	if over {
+		c.Owner.Ended(e.account("http", c.cause, c.err))
 		c.closeBoth()
 		return nil
 	}
-	return c.exchange
+	return e
 }
 
-// release gives the connections to the owner, that of the upstream if it is kept.
-func (c *conversation) release(data []byte) {
+// release gives the connections to the owner, that of the upstream if it is kept: for a
+// request that no exchange has begun for, or that of e, which is to be repeated.
+func (c *conversation) release(data []byte, e *portableExchange) {
 	c.mu.Lock()
 	c.exchange = nil
 	over := c.over
 	c.over = true
 	c.mu.Unlock()
 	if over {
+		if e != nil {
+			c.Owner.Ended(e.account("http", c.cause, c.err))
+		}
 		c.closeBoth()
 		return
 	}
@@ -622,8 +634,12 @@ func (e *portableExchange) finish() {
 	e.done = nil
 	e.Owner.Ended(e.account("http", Finished, nil))
 
-	e.kept = e.x.KeepsClient() && !e.isRetired()
+	retired := e.isRetired()
+	e.state.Lock()
+	requestDone = e.x.RequestDone()
+	e.kept = e.x.KeepsClient() && !retired
 	e.keepsUpstream = whole && e.x.KeepsUpstream() && e.UpstreamKeepalive > 0
+	e.state.Unlock()
 	if e.kept {
 		return
 	}
@@ -634,7 +650,7 @@ func (e *portableExchange) finish() {
 		closeBehind(e.Upstream)
 	}
 	limit := int64(lingerLimit)
-	if !e.x.RequestDone() {
+	if !requestDone {
 		// A client in the middle of its request fills all buffers on the way before it
 		// looks for a response: it is only bounded in time.
 		limit = math.MaxInt64

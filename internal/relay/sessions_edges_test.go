@@ -153,13 +153,14 @@ func TestSessionUnsolicited(t *testing.T) {
 // ahead.
 func TestSessionUnsolicitedPipelined(t *testing.T) {
 	onEachHop(t, func(t *testing.T, network, upstreamNetwork string) {
-		var upstream net.Conn
-		sendEvil := sync.OnceFunc(func() { send(t, upstream, okWith("evil")) })
+		upstreams := make(chan net.Conn, 1)
+		sendEvil := sync.OnceFunc(func() { send(t, <-upstreams, okWith("evil")) })
 		client, _, accept := scripted(t, network, upstreamNetwork, func(k *keeper) {
 			k.onEnded = func() { sendEvil() } // nothing else has told us of it when the next request goes up
 		})
 		send(t, client, getOf("/first")+getOf("/second"))
-		upstream = accept()
+		upstream := accept()
+		upstreams <- upstream
 		receives(t, upstream, getOf("/first"))
 		send(t, upstream, okWith("first"))
 		other := accept()
