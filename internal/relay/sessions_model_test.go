@@ -262,11 +262,11 @@ func (w *world) turn(t *testing.T) {
 			time.Sleep(time.Duration(rng.IntN(30_000)) * time.Microsecond)
 			switch rng.IntN(3) {
 			case 0:
-				w.streams.Retire()
+				w.streams.Retire(nil)
 			case 1:
 				w.groups[rng.IntN(len(w.groups))].Kill()
 			case 2:
-				w.groups[rng.IntN(len(w.groups))].Retire()
+				w.groups[rng.IntN(len(w.groups))].Retire(nil)
 			}
 		}
 	}
@@ -893,6 +893,8 @@ func (o *modelOwner) Take(client net.Conn, data []byte, upstream net.Conn, regis
 	o.world.owner(o.client).begin(client, data, upstream, o.server)
 	registered()
 }
+
+func (o *modelOwner) Tunnelled() {}
 
 func (o *modelOwner) Dropped() {
 	defer o.alone()()
