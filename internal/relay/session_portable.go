@@ -41,7 +41,7 @@ type conversation struct {
 	over     bool              // the connections are closed, or the owner's
 	cause    Cause             // why they are closed, by end; with err
 	err      error
-	retired  bool              // the client's connection ends when no request is under way
+	retired  bool // the client's connection ends when no request is under way
 }
 
 // run is the goroutine of a session, which begins with e. It ends with the client's
