@@ -221,12 +221,14 @@ func (h *Inspect) run(in *inspection, next layer4.Handler) error {
 		case t.inspect != h:
 			return err // the outermost inspect goes on
 		case t.successor == nil:
+			t.dropKept()
 			t.end()
 			t.settle()
 			return err
 		default:
 			// The handlers behind this inspect have seen the first request, and get no
 			// other.
+			t.dropKept()
 			t.settle()
 			in, next = t.successor, endOfChain
 		}

@@ -80,15 +80,12 @@ func (r *relayed) Take(client net.Conn, data []byte, kept net.Conn, registered f
 		in.turn.kept = newKeptServer(r.relay, server{conn: kept, to: r.to, leave: r.leave}, r.answered)
 	}
 	if r.serving.Wait(); r.detached {
-		unused := in.turn.kept
 		in.serve(client)
-		if unused != nil {
-			unused.drop() // it was for this request alone
-		}
 		return
 	}
 	if in.complete(nil) != nil {
 		client.Close()
+		in.turn.dropKept()
 		in.turn.settle()
 		return
 	}

@@ -42,10 +42,12 @@ func (in *inspection) serve(conn net.Conn) {
 	defer conn.Close()
 	defer in.turn.settle()
 	in.conn, in.source, in.turn.conn = conn, conn, conn
-	if in.complete(nil) == nil {
-		in.decide()
-		_ = in.inspect.run(in, endOfChain)
+	if in.complete(nil) != nil {
+		in.turn.dropKept()
+		return
 	}
+	in.decide()
+	_ = in.inspect.run(in, endOfChain)
 }
 
 // inspections holds unused inspections, all zero.
@@ -90,6 +92,15 @@ type resumer interface {
 func (t *turn) hold() {
 	conn := t.conn
 	t.release = streams.Hold(func() { socket.Reset(conn) })
+}
+
+// dropKept closes the connection to an upstream that was kept for this request alone, if
+// the request has not used it.
+func (t *turn) dropKept() {
+	if t.kept != nil {
+		t.kept.drop()
+		t.kept = nil
+	}
 }
 
 // settle ends what hold began. From then on somebody else counts the request, or it is
