@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/pires/go-proxyproto"
 	"gopkg.in/yaml.v3"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // manifest is what this test reads of an object in contrib/kubernetes. contrib/check
@@ -88,7 +90,7 @@ func TestKubernetes(t *testing.T) {
 	if err := (&block{place: "manifest", language: "caddyfile", text: text}).check(); err != nil {
 		t.Fatalf("the Caddyfile: %v", err)
 	}
-	plain, secure, probing := freePort(t), freePort(t), freePort(t)
+	plain, secure, probing := freeport.Get(t), freeport.Get(t), freeport.Get(t)
 	for from, to := range map[string]string{
 		"{\n\tgrace_period 30s\n": "{\n\tgrace_period 1s\n\tadmin off\n\tlocal_certs\n\tskip_install_trust\n" +
 			"\thttp_port " + plain + "\n\thttps_port " + secure + "\n\tlog {\n\t\tlevel ERROR\n\t}\n",

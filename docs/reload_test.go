@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/coder/websocket"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // reloadCaddyfile has three ports that lead to one server.
@@ -53,7 +55,7 @@ http://:%[1]s {
 func TestWebSocketsAtReload(t *testing.T) {
 	const each = 10
 	backend := echoServer(t)
-	ports := [3]string{freePort(t), freePort(t), freePort(t)}
+	ports := [3]string{freeport.Get(t), freeport.Get(t), freeport.Get(t)}
 	load := func(generation int) {
 		t.Helper()
 		source := fmt.Sprintf(reloadCaddyfile, ports[0], ports[1], ports[2], backend, generation)

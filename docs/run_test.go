@@ -22,9 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -32,6 +30,8 @@ import (
 	"github.com/coder/websocket"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // patience bounds every wait for something that should happen soon.
@@ -50,6 +50,7 @@ type running struct {
 	servers   map[string]string // addresses of the page, and those here
 	down      []string          // servers that are not there
 	stubs     []*stub
+	release   []func() // for ports here
 	logs      *logBuffer
 	client    string // the address of the client that connected last
 }
@@ -396,7 +397,7 @@ func (r *running) listen(address string) (string, error) {
 // port returns what a port of the page is here.
 func (r *running) port(old string) (string, error) {
 	if r.ports[old] == "" {
-		address, err := freeAddress()
+		address, err := r.freeAddress()
 		if err != nil {
 			return "", err
 		}
@@ -419,7 +420,7 @@ func (r *running) serve(address string) error {
 		r.servers[address] = "127.0.0.1:" + r.ports[port]
 		return nil
 	}
-	here, err := freeAddress()
+	here, err := r.freeAddress()
 	if err != nil {
 		return err
 	}
@@ -437,9 +438,21 @@ func (r *running) serve(address string) error {
 	return nil
 }
 
+// freeAddress returns an address that is nobody else's while the configuration runs.
+func (r *running) freeAddress() (string, error) {
+	address, release, err := freeport.Find()
+	if err == nil {
+		r.release = append(r.release, release)
+	}
+	return address, err
+}
+
 func (r *running) close() {
 	for _, s := range r.stubs {
 		s.close()
+	}
+	for _, release := range r.release {
+		release()
 	}
 }
 
@@ -668,42 +681,6 @@ func faults(logs string, loading int, permitted []string) (err error) {
 		}
 	}
 	return err
-}
-
-// freeAddress returns a loopback address on which nothing listens, and which nobody else
-// gets from it. Its port is below those that systems give to connections: one of those
-// could be taken by the time somebody listens.
-func freeAddress() (string, error) {
-	const lowest, count = 10000, 10000
-	for range count {
-		address := fmt.Sprint("127.0.0.1:", lowest+nextPort.Add(1)%count)
-		ln, err := net.Listen("tcp", address)
-		if err != nil {
-			continue
-		}
-		ln.Close()
-		if packets, err := net.ListenPacket("udp", address); err == nil {
-			packets.Close()
-			return address, nil
-		}
-	}
-	return "", errors.New("no free port")
-}
-
-var nextPort atomic.Uint32
-
-// Test processes that run at the same time begin at different ports.
-func init() { nextPort.Store(uint32(os.Getpid()) * 100) }
-
-// freePort returns the port of a free address.
-func freePort(t *testing.T) string {
-	t.Helper()
-	address, err := freeAddress()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(address)
-	return port
 }
 
 // servers returns the servers of an app.

@@ -7,11 +7,12 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/streamprox/caddy-streamprox/internal/browsertest"
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testEvents(t *testing.T) {
 	chromium := browsertest.Find(t)
-	port := freePort(t)
+	port := freeport.Get(t)
 	t.Setenv("PORT", port)
 	address, log := pythonServer(t, "events", "http.server", "python3")
 	t.Setenv("EVENTS", address)

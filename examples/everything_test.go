@@ -17,6 +17,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	"github.com/streamprox/caddy-streamprox/internal/browsertest"
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testEverything(t *testing.T) { everything(t, "everything/Caddyfile", false) }
@@ -25,7 +26,7 @@ func testEverythingWrapper(t *testing.T) { everything(t, "everything/wrapper/Cad
 
 // everything tests one of the two forms.
 func everything(t *testing.T, path string, hasHTTP3 bool) {
-	plain, secure := freePort(t), freePort(t)
+	plain, secure := freeport.Get(t), freeport.Get(t)
 	t.Setenv("HTTP_PORT", plain)
 	t.Setenv("HTTPS_PORT", secure)
 	site := "https://localhost:" + secure
@@ -163,7 +164,7 @@ type sshServer struct {
 // dir/user.
 func startSSH(t *testing.T) *sshServer {
 	t.Helper()
-	return startSSHOn(t, freePort(t))
+	return startSSHOn(t, freeport.Get(t))
 }
 
 // startSSHOn is startSSH with a port of 127.0.0.1, and of ::1 where there is one.

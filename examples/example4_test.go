@@ -5,10 +5,12 @@ import (
 	"io"
 	"net/http"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testExample4(t *testing.T) {
-	port, remotePort := freePort(t), freePort(t)
+	port, remotePort := freeport.Get(t), freeport.Get(t)
 	t.Setenv("PORT", port)
 	t.Setenv("REMOTE_PORT", remotePort)
 	t.Setenv("REMOTE", "127.0.0.1:"+remotePort)

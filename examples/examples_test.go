@@ -31,6 +31,8 @@ import (
 
 	_ "github.com/streamprox/caddy-streamprox"
 	_ "github.com/streamprox/caddy-streamprox/examples/protocol"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // patience bounds every wait for something that should happen soon.
@@ -169,7 +171,7 @@ func testJSON(t *testing.T, path string, source []byte) {
 }
 
 func testEcho(t *testing.T) {
-	port, echoPort := freePort(t), freePort(t)
+	port, echoPort := freeport.Get(t), freeport.Get(t)
 	t.Setenv("PORT", port)
 	t.Setenv("ECHO_PORT", echoPort)
 
@@ -403,15 +405,4 @@ func readLine(t *testing.T, r io.Reader) string {
 		t.Errorf("reading: %v", err)
 	}
 	return line
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testExistingSites(t *testing.T) {
@@ -18,7 +20,7 @@ func testExistingSites(t *testing.T) {
 	if formatted := caddyfile.Format(source); string(formatted) != string(source) {
 		t.Errorf("not formatted; run 'caddy fmt --overwrite examples/existing-sites/sites.conf'")
 	}
-	plain, secure := freePort(t), freePort(t)
+	plain, secure := freeport.Get(t), freeport.Get(t)
 	t.Setenv("HTTP_PORT", plain)
 	t.Setenv("HTTPS_PORT", secure)
 	t.Setenv("SSH_PORT", greeter(t))

@@ -17,11 +17,13 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/streamprox/caddy-streamprox/examples/grpc/echo"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testGRPC(t *testing.T) {
 	address, authorities := grpcServer(t)
-	plain, secure := freePort(t), freePort(t)
+	plain, secure := freeport.Get(t), freeport.Get(t)
 	t.Setenv("GRPC", address)
 	t.Setenv("HTTP_PORT", plain)
 	t.Setenv("HTTPS_PORT", secure)
@@ -72,7 +74,7 @@ func testGRPC(t *testing.T) {
 	t.Run("reload", func(t *testing.T) {
 		stream := begin(t, ctx, client)
 		stream.exchange(t, "before")
-		t.Setenv("HTTP_PORT", freePort(t)) // so that the configuration is another one
+		t.Setenv("HTTP_PORT", freeport.Get(t)) // so that the configuration is another one
 		if err := caddy.Run(adapt(t, "grpc/Caddyfile")); err != nil {
 			t.Fatal(err)
 		}

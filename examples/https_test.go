@@ -14,10 +14,11 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/streamprox/caddy-streamprox/internal/browsertest"
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testHTTPS(t *testing.T) {
-	plain, secure := freePort(t), freePort(t)
+	plain, secure := freeport.Get(t), freeport.Get(t)
 	t.Setenv("HTTP_PORT", plain)
 	t.Setenv("HTTPS_PORT", secure)
 	site := "https://localhost:" + secure + "/"

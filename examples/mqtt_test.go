@@ -9,12 +9,14 @@ import (
 	"testing"
 
 	"github.com/coder/websocket"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testMQTT(t *testing.T) {
 	mosquitto := tool(t, "mosquitto", "mosquitto")
 	sub, pub := tool(t, "mosquitto_sub", "mosquitto-clients"), tool(t, "mosquitto_pub", "mosquitto-clients")
-	port, bare, websockets := freePort(t), freePort(t), freePort(t)
+	port, bare, websockets := freeport.Get(t), freeport.Get(t), freeport.Get(t)
 	config := filepath.Join(t.TempDir(), "mosquitto.conf")
 	if err := os.WriteFile(config, fmt.Appendf(nil, `listener %s 127.0.0.1
 listener %s 127.0.0.1

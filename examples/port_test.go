@@ -12,10 +12,11 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/streamprox/caddy-streamprox/internal/browsertest"
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testPort(t *testing.T) {
-	port, chatPort := freePort(t), freePort(t)
+	port, chatPort := freeport.Get(t), freeport.Get(t)
 	t.Setenv("PORT", port)
 	t.Setenv("CHAT_PORT", chatPort)
 	t.Setenv("CHAT", "127.0.0.1:"+chatPort)

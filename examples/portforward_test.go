@@ -7,10 +7,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testPortForward(t *testing.T) {
-	port, targetPort := freePort(t), freePort(t)
+	port, targetPort := freeport.Get(t), freeport.Get(t)
 	t.Setenv("PORT", port)
 	t.Setenv("TARGET_PORT", targetPort)
 	address := "127.0.0.1:" + port

@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/http"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testProtocol(t *testing.T) {
-	port := freePort(t)
+	port := freeport.Get(t)
 	t.Setenv("PORT", port)
 	run(t, "protocol/Caddyfile")
 	address := "127.0.0.1:" + port

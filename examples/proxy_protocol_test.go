@@ -12,11 +12,13 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testProxyProtocol(t *testing.T) {
 	haproxy := tool(t, "haproxy", "haproxy")
-	port, front, appPort := freePort(t), freePort(t), freePort(t)
+	port, front, appPort := freeport.Get(t), freeport.Get(t), freeport.Get(t)
 	t.Setenv("PORT", port)
 	t.Setenv("HAPROXY_PORT", front)
 	t.Setenv("APP_PORT", appPort)
@@ -93,7 +95,7 @@ func roundTrip(t *testing.T, conn net.Conn, path, before string) string {
 // and returns its port.
 func proxyProtocolNginx(t *testing.T) string {
 	t.Helper()
-	nginx, dir, port := tool(t, "nginx", "nginx-light"), t.TempDir(), freePort(t)
+	nginx, dir, port := tool(t, "nginx", "nginx-light"), t.TempDir(), freeport.Get(t)
 	config := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(config, fmt.Appendf(nil, `daemon off;
 master_process off;

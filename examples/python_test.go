@@ -8,6 +8,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/streamprox/caddy-streamprox/internal/browsertest"
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // python returns the path of a Python that has the module. Debian's comes first.
@@ -26,7 +27,7 @@ func python(t *testing.T, module, debianPackage string) string {
 // address and what it writes.
 func pythonServer(t *testing.T, folder, module, debianPackage string) (address string, log *output) {
 	t.Helper()
-	interpreter, port := python(t, module, debianPackage), freePort(t)
+	interpreter, port := python(t, module, debianPackage), freeport.Get(t)
 	log = program(t, exec.Command(interpreter, "-B", folder+"/server.py", port))
 	answers(t, "127.0.0.1:"+port)
 	return "127.0.0.1:" + port, log
@@ -34,7 +35,7 @@ func pythonServer(t *testing.T, folder, module, debianPackage string) (address s
 
 func testAutobahn(t *testing.T) {
 	chromium := browsertest.Find(t)
-	port := freePort(t)
+	port := freeport.Get(t)
 	t.Setenv("PORT", port)
 	address, _ := pythonServer(t, "autobahn", "autobahn.twisted", "python3-autobahn")
 	t.Setenv("AUTOBAHN", address)
@@ -73,7 +74,7 @@ func testAutobahn(t *testing.T) {
 
 func testTxWS(t *testing.T) {
 	chromium := browsertest.Find(t)
-	port := freePort(t)
+	port := freeport.Get(t)
 	t.Setenv("PORT", port)
 	address, _ := pythonServer(t, "txws", "txws", "python3-txws")
 	t.Setenv("TXWS", address)

@@ -15,11 +15,12 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/streamprox/caddy-streamprox/internal/browsertest"
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testSocketIO(t *testing.T) {
 	address, log := socketIOServer(t)
-	port := freePort(t)
+	port := freeport.Get(t)
 	t.Setenv("PORT", port)
 	t.Setenv("SOCKETIO", address)
 	t.Setenv("SITE", "socketio/site")
@@ -78,8 +79,8 @@ func testSocketIO(t *testing.T) {
 func testSocketIOHTTPS(t *testing.T) {
 	const path = "socketio/https/Caddyfile"
 	address, log := socketIOServer(t)
-	port := freePort(t)
-	t.Setenv("HTTP_PORT", freePort(t))
+	port := freeport.Get(t)
+	t.Setenv("HTTP_PORT", freeport.Get(t))
 	t.Setenv("HTTPS_PORT", port)
 	t.Setenv("SOCKETIO", address)
 	t.Setenv("SITE", "socketio/site")

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // TestSSHBehindProxy has a client with an address of loopback. It needs no route, and
@@ -23,7 +25,7 @@ import (
 func TestSSHBehindProxy(t *testing.T) {
 	mmproxy, regex := tool(t, "go-mmproxy", "go-mmproxy"), tool(t, "fail2ban-regex", "fail2ban")
 	transparent(t)
-	server, port, mmport := startSSH(t), freePort(t), freePort(t)
+	server, port, mmport := startSSH(t), freeport.Get(t), freeport.Get(t)
 	program(t, exec.Command(mmproxy, "-v", "1", "-l", "127.0.0.1:"+mmport, "-4", "127.0.0.1:"+server.port))
 	answers(t, "127.0.0.1:"+mmport)
 	t.Setenv("PORT", port)

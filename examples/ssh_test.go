@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testSSH(t *testing.T) {
-	server, port := startSSH(t), freePort(t)
+	server, port := startSSH(t), freeport.Get(t)
 	t.Setenv("PORT", port)
 	t.Setenv("SSH_PORT", server.port)
 	run(t, "ssh/Caddyfile")

@@ -11,18 +11,20 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testTwistedProxy(t *testing.T) {
 	twisted, _ := pythonServer(t, "twisted-proxy", "twisted.web.proxy", "python3-twisted")
-	port, appPort := freePort(t), freePort(t)
+	port, appPort := freeport.Get(t), freeport.Get(t)
 	t.Setenv("PORT", port)
 	t.Setenv("APP_PORT", appPort)
 	t.Setenv("TWISTED", twisted)
 	address := "127.0.0.1:" + port
 
 	t.Run("stand-ins", func(t *testing.T) {
-		tlsPort := freePort(t)
+		tlsPort := freeport.Get(t)
 		t.Setenv("TLS_PORT", tlsPort)
 		t.Setenv("CONNECT_PORT", tlsPort)
 		t.Setenv("APP", "127.0.0.1:"+appPort)
@@ -65,7 +67,7 @@ func testTwistedProxy(t *testing.T) {
 		t.Cleanup(secure.Close)
 		_, securePort, _ := net.SplitHostPort(secure.Listener.Addr().String())
 		t.Setenv("CONNECT_PORT", securePort)
-		t.Setenv("TLS_PORT", freePort(t))
+		t.Setenv("TLS_PORT", freeport.Get(t))
 		t.Setenv("APP", app.Listener.Addr().String())
 		run(t, "twisted-proxy/Caddyfile")
 		direct, _ := newClient(t)

@@ -3,10 +3,12 @@ package examples
 import (
 	"fmt"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 func testWrapper(t *testing.T) {
-	port, chatPort := freePort(t), freePort(t)
+	port, chatPort := freeport.Get(t), freeport.Get(t)
 	t.Setenv("PORT", port)
 	t.Setenv("CHAT_PORT", chatPort)
 	t.Setenv("CHAT", "127.0.0.1:"+chatPort)

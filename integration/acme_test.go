@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // tool returns the path of a program that a test needs. Where it is missing the
@@ -63,7 +65,7 @@ func run(t *testing.T, env []string, name string, args ...string) (pid int, stop
 func pebble(t *testing.T, httpPort string) (directory, root string, stop func()) {
 	t.Helper()
 	program, names := tool(t, "pebble"), tool(t, "pebble-challtestsrv")
-	dir, dns, listen := t.TempDir(), freeAddress(t), freeAddress(t)
+	dir, dns, listen := t.TempDir(), freeport.Address(t), freeport.Address(t)
 
 	server := httptest.NewUnstartedServer(nil)
 	server.StartTLS()
@@ -81,7 +83,7 @@ func pebble(t *testing.T, httpPort string) (directory, root string, stop func())
 	var port int
 	_, _ = fmt.Sscan(httpPort, &port)
 	files[filepath.Join(dir, "config.json")], err = json.Marshal(map[string]any{"pebble": map[string]any{
-		"listenAddress": listen, "managementListenAddress": freeAddress(t),
+		"listenAddress": listen, "managementListenAddress": freeport.Address(t),
 		"certificate": root, "privateKey": filepath.Join(dir, "key.pem"),
 		"httpPort": port, "tlsPort": 1,
 	}})
@@ -93,7 +95,7 @@ func pebble(t *testing.T, httpPort string) (directory, root string, stop func())
 			t.Fatal(err)
 		}
 	}
-	run(t, nil, names, "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", dns, "-management", freeAddress(t),
+	run(t, nil, names, "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", dns, "-management", freeport.Address(t),
 		"-http01", "", "-https01", "", "-tlsalpn01", "")
 	_, stop = run(t, []string{"PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0"}, program, "-config", filepath.Join(dir, "config.json"), "-dnsserver", dns)
 	for _, address := range []string{listen, dns} {
@@ -117,7 +119,7 @@ func TestACME(t *testing.T) {
 		"bind and the site's tls line": {"", "bind streamprox/web\n tls a@example.com"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			plain, secure := freeAddress(t), freeAddress(t)
+			plain, secure := freeport.Address(t), freeport.Address(t)
 			_, httpPort, _ := net.SplitHostPort(plain)
 			_, httpsPort, _ := net.SplitHostPort(secure)
 			directory, root, stop := pebble(t, httpPort)

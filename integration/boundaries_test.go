@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // After a handler that consumes or decodes what inspect saw, http_request and an inner
@@ -31,7 +33,7 @@ func TestWhatWasInspectedIsForgotten(t *testing.T) {
 	for _, inner := range []string{"subroute {", "inspect {"} {
 		t.Run(inner, func(t *testing.T) {
 			t.Run("tls", func(t *testing.T) {
-				secure := freeAddress(t)
+				secure := freeport.Address(t)
 				start(t, `{
 					local_certs
 					skip_install_trust
@@ -49,7 +51,7 @@ func TestWhatWasInspectedIsForgotten(t *testing.T) {
 						}
 					}
 				}
-				https://example.com:`+freePort(t)+` {
+				https://example.com:`+freeport.Get(t)+` {
 					bind streamprox/certificates
 					respond certificates
 				}`)
@@ -75,7 +77,7 @@ func TestWhatWasInspectedIsForgotten(t *testing.T) {
 			})
 
 			t.Run("proxy_protocol", func(t *testing.T) {
-				address := freeAddress(t)
+				address := freeport.Address(t)
 				start(t, layer4Caddyfile(address, `
 					@proxied inspected other
 					route @proxied {
@@ -101,7 +103,7 @@ func TestWhatWasInspectedIsForgotten(t *testing.T) {
 
 // In a subroute whose matchers have read on, what inspect found out still holds.
 func TestInspectionHoldsInSubroutes(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, layer4Caddyfile(address, `
 		route {
 			subroute {
@@ -130,7 +132,7 @@ func TestInspectionHoldsInSubroutes(t *testing.T) {
 
 // A CONNECT request is matched by no set that does not name the method.
 func TestConnectInSetsThatAreORed(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, "{\n}")
 	var apps any
 	err := json.Unmarshal([]byte(`{"layer4":{"servers":{"a":{"listen":["`+address+`"],"routes":[{"handle":[{"handler":"inspect","routes":[{
@@ -168,7 +170,7 @@ func TestHTTPMatchersWithoutAServer(t *testing.T) {
 		"path_regexp ^/$",
 	} {
 		t.Run(matcher, func(t *testing.T) {
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			s := start(t, layer4Caddyfile(address, `
 				@it http_request `+matcher+`
 				route @it {
@@ -201,7 +203,7 @@ func TestServerNameWithoutVerification(t *testing.T) {
 				}})
 				echo("tls")(tlsConn)
 			}))
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			start(t, relayCaddyfile(address, handler+" {\n upstream localhost:"+port+" {\n tls_insecure_skip_verify\n }\n }"))
 			conn := dial(t, address)
 			send(t, conn, getRoot, 1<<20)
@@ -215,7 +217,7 @@ func TestServerNameWithoutVerification(t *testing.T) {
 }
 
 func TestMaxPacketsBehindProxyProtocol(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, `{
 		layer4 {
 			`+address+` {
@@ -248,7 +250,7 @@ func TestMaxPacketsBehindProxyProtocol(t *testing.T) {
 
 // A TLS handshake that does not come to an end is not silence inside TLS.
 func TestUnfinishedHandshakeInListenerWrapper(t *testing.T) {
-	port, httpPort := freePort(t), freePort(t)
+	port, httpPort := freeport.Get(t), freeport.Get(t)
 	var dialled atomic.Int64
 	speaker := backend(t, func(conn net.Conn) { dialled.Add(1) })
 	start(t, `{
@@ -294,7 +296,7 @@ func TestUnfinishedHandshakeInListenerWrapper(t *testing.T) {
 
 // A client that has gone costs no further rounds of dials.
 func TestClientClosesDuringTries(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, relayCaddyfile(address, "relay "+refusing(t)+" {\n lb_try_duration 1h\n lb_try_interval 20ms\n }"))
 	conn := dial(t, address)
 	send(t, conn, getRoot, 1<<20)
@@ -304,7 +306,7 @@ func TestClientClosesDuringTries(t *testing.T) {
 
 // A relay to the port that its client came in by ends soon, and the log says what it is.
 func TestRelayToItself(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	for name, caddyfile := range map[string]string{
 		"inspected":      relayCaddyfile(address, "relay "+address),
 		"raw":            "{\n layer4 {\n " + address + " {\n route {\n relay " + address + "\n}\n}\n}\n}",
@@ -334,7 +336,7 @@ func TestRelayToItself(t *testing.T) {
 // Relays of one process that lead to each other end as soon: one request would take all
 // descriptors. A chain of them is none.
 func TestRelaysToEachOther(t *testing.T) {
-	addresses := []string{freeAddress(t), freeAddress(t), freeAddress(t)}
+	addresses := []string{freeport.Address(t), freeport.Address(t), freeport.Address(t)}
 	ring := func(last string, route func(to string) string) string {
 		var servers strings.Builder
 		for i, address := range addresses {

@@ -10,6 +10,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/streamprox/caddy-streamprox/internal/browsertest"
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // silent is a destination that does not record.
@@ -23,7 +24,7 @@ func (silent) Seen(*testing.T) []request { return nil }
 func TestBrowserKeepsItsConnection(t *testing.T) {
 	chromium := browsertest.Find(t)
 	requests := &record{seen: make(map[string][]string)}
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	startQuiet(t, layer4Caddyfile(address, `
 		@api http_request path /api/*
 		route @api {

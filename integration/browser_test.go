@@ -19,6 +19,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/streamprox/caddy-streamprox/internal/browsertest"
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // operation is something that the page does: a WebSocket conversation if it has
@@ -197,7 +198,7 @@ func TestBrowser(t *testing.T) {
 			}`
 	}
 	other := `
-	http://:` + freePort(t) + ` {
+	http://:` + freeport.Get(t) + ` {
 		bind streamprox/other
 		` + site("other", "") + `
 	}`
@@ -252,7 +253,7 @@ func TestBrowser(t *testing.T) {
 			}` + other
 		}},
 		{"layer4 terminates TLS", true, func(address, port, routes, site string) string {
-			httpPort := freePort(t)
+			httpPort := freeport.Get(t)
 			return `{
 				http_port ` + httpPort + `
 				local_certs
@@ -279,14 +280,14 @@ func TestBrowser(t *testing.T) {
 				bind streamprox/web
 				` + site + `
 			}
-			https://localhost:` + freePort(t) + ` {
+			https://localhost:` + freeport.Get(t) + ` {
 				bind streamprox/certificates
 				respond certificates
 			}` + other
 		}},
 		{"the HTTP app owns the port, with TLS", true, func(address, port, routes, site string) string {
 			return `{
-				http_port ` + freePort(t) + `
+				http_port ` + freeport.Get(t) + `
 				https_port ` + port + `
 				local_certs
 				skip_install_trust
@@ -327,7 +328,7 @@ func TestBrowser(t *testing.T) {
 				route @other {
 					http_app other
 				}`
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			_, port, _ := net.SplitHostPort(address)
 			s := start(t, test.config(address, port, routes, site("site", `
 				log_skip /sitews/*

@@ -16,7 +16,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +25,8 @@ import (
 	_ "github.com/mholt/caddy-l4"
 
 	_ "github.com/streamprox/caddy-streamprox"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // patience bounds every wait for something that should happen soon.
@@ -75,7 +76,7 @@ func startConfig(t *testing.T, config map[string]any) *server {
 
 func startLogging(t *testing.T, level string, config map[string]any) *server {
 	t.Helper()
-	s := &server{t: t, admin: freeAddress(t), home: t.TempDir(), level: level, logs: theLogs}
+	s := &server{t: t, admin: freeport.Address(t), home: t.TempDir(), level: level, logs: theLogs}
 	s.logs.reset()
 	before := resources()
 	t.Cleanup(func() {
@@ -311,41 +312,6 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// freeAddress returns a loopback address on which nothing listens, and which nobody
-// else gets from it. Its port is below those that systems give to connections: one of
-// those could be taken by the time somebody listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	const lowest, count = 20000, 12000
-	for range count {
-		address := fmt.Sprint("127.0.0.1:", lowest+nextPort.Add(1)%count)
-		if _, taken := handedOut.LoadOrStore(address, true); taken {
-			continue
-		}
-		if ln, err := net.Listen("tcp", address); err == nil {
-			ln.Close()
-			return address
-		}
-	}
-	t.Fatal("no free port")
-	return ""
-}
-
-var (
-	handedOut sync.Map
-	nextPort  atomic.Uint32
-)
-
-// Test processes that run at the same time begin at different ports.
-func init() { nextPort.Store(uint32(os.Getpid()) * 100) }
-
-// freePort returns the port of a free address.
-func freePort(t *testing.T) string {
-	t.Helper()
-	_, port, _ := net.SplitHostPort(freeAddress(t))
-	return port
-}
-
 // backend serves each connection of a new loopback listener with f, until the test
 // ends, and returns its address.
 func backend(t *testing.T, f func(net.Conn)) string {
@@ -354,7 +320,6 @@ func backend(t *testing.T, f func(net.Conn)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handedOut.Store(ln.Addr().String(), true)
 	serveBackend(t, ln, f)
 	return ln.Addr().String()
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // sink is a server that keeps what it gets and answers nothing.
@@ -59,7 +61,7 @@ func TestTeeThatLoads(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var branch sink
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			start(t, "{\n layer4 {\n "+address+" {\n "+test.tee+" {\n tee {\n proxy "+backend(t, branch.serve)+"\n }\n "+test.then+"\n }\n }\n }\n}\n"+
 				"http://:80 {\n bind streamprox/web\n respond {path}\n}\n")
 			conn := dial(t, address)

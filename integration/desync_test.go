@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // Request smuggling works where two parsers disagree on where a request ends. These
@@ -28,7 +30,7 @@ var servers = []struct {
 	{"caddy", true, func(t *testing.T, d *desync) destination {
 		s := newRecorder()
 		s.register(t, "a")
-		s.address = freeAddress(t)
+		s.address = freeport.Address(t)
 		_, port, _ := net.SplitHostPort(s.address)
 		d.sites += recorderSite(":"+port, "127.0.0.1", "a")
 		return s
@@ -60,7 +62,7 @@ type desync struct {
 // startDesync starts streamprox and its servers, with options of inspect and of relay.
 func startDesync(t *testing.T, server, inspect, options string) *desync {
 	t.Helper()
-	d := &desync{address: freeAddress(t), site: newRecorder(), kept: strings.Contains(options, "reinspect")}
+	d := &desync{address: freeport.Address(t), site: newRecorder(), kept: strings.Contains(options, "reinspect")}
 	d.site.register(t, "site")
 	d.b = startTap(t, startGo(t))
 	for _, s := range servers {

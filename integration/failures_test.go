@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // TestUpstreamFailuresAreLogged: at the default level there is one line for each kind of
@@ -43,7 +45,7 @@ func TestUpstreamFailuresAreLogged(t *testing.T) {
 		{"not reached", nil, "", getRoot, "upstream not reached", "no connection"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			address, upstream := freeAddress(t), ""
+			address, upstream := freeport.Address(t), ""
 			if test.upstream != nil {
 				upstream = backend(t, test.upstream)
 			} else {
@@ -70,7 +72,7 @@ func TestUpstreamFailuresAreLogged(t *testing.T) {
 // TestFailedDialIsLogged: an upstream that is not reached is warned of also where the
 // next one takes the request.
 func TestFailedDialIsLogged(t *testing.T) {
-	address, failing := freeAddress(t), refusing(t)
+	address, failing := freeport.Address(t), refusing(t)
 	s := start(t, relayCaddyfile(address, "relay "+failing+" "+httpBackend(t, "next")+" {\n lb_policy first\n }"))
 	if _, got := roundTrip(t, dial(t, address), getRoot, 1<<20); !strings.HasPrefix(got, "next") {
 		t.Errorf("got %q, want the next upstream", got)

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // TestBlackHole: an upstream that takes no connections and refuses none. Other systems
@@ -47,7 +49,7 @@ func TestBlackHole(t *testing.T) {
 		t.Fatal("the queue of the listener is never full")
 	}
 
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, relayCaddyfile(address, "relay "+ln.Addr().String()+" {\n dial_timeout 200ms\n }"))
 	conn := dial(t, address)
 	send(t, conn, getRoot, 1<<20)
@@ -69,7 +71,7 @@ func TestBlackHole(t *testing.T) {
 // TestKeepAlive: the kernel probes both sides of a relayed stream, so that a half-open
 // one ends.
 func TestKeepAlive(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	upstream := backend(t, echo("up"))
 	start(t, relayCaddyfile(address, "relay "+upstream+" {\n reuse pin\n }"))
 	conn := dial(t, address)
@@ -141,7 +143,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 		{"http_app alone", "route {\nhttp_app\n}", "HTTP/1.1 204 No Content\r\n", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			address, home := freeAddress(t), t.TempDir()
+			address, home := freeport.Address(t), t.TempDir()
 			config := filepath.Join(home, "Caddyfile")
 			caddyfile := "{\nadmin off\nlayer4 {\n" + address + " {\n" + test.routes + "\n}\n}\n}\nhttp://:80 {\nbind streamprox/web\nrespond 204\n}\n"
 			if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
@@ -269,7 +271,7 @@ func TestDescriptorsOfSilentClients(t *testing.T) {
 			"servers {\nprotocols h1\nlistener_wrappers {\nlayer4 {\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}", "https://ADDRESS {", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			address, home := freeAddress(t), t.TempDir()
+			address, home := freeport.Address(t), t.TempDir()
 			config := filepath.Join(home, "Caddyfile")
 			caddyfile := "{\nadmin off\n" + test.global + "\n}\n" + test.site + "\nrespond 204\n}\n"
 			if err := os.WriteFile(config, []byte(strings.ReplaceAll(caddyfile, "ADDRESS", address)), 0o600); err != nil {
@@ -394,7 +396,7 @@ func TestDescriptorsOfDials(t *testing.T) {
 			})
 			release := sync.OnceFunc(func() { close(letGo) })
 			t.Cleanup(release)
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			pid, logged := runLimited(t, caddy, "{\nadmin off\nlayer4 {\n"+address+" {\nroute {\ninspect {\ntimeout 5m\nmax_pending_per_ip 2000\nroute {\nrelay "+
 				upstream+" {\nfail_duration 1h\nmax_fails 1\n}\n}\n}\n}\n}\n}\n}\n", limit)
 			dial(t, address).Close()
@@ -488,7 +490,7 @@ func TestDescriptorsRunOutBeforeHandlers(t *testing.T) {
 		{"a Unix socket", "unix", "matching_timeout 5m\n@t tls\nroute @t {\nclose\n}\n", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			network, address := "tcp", freeAddress(t)
+			network, address := "tcp", freeport.Address(t)
 			listen := address
 			if test.listen == "unix" {
 				dir, err := os.MkdirTemp("", "sp") // the path of a socket is short
@@ -499,7 +501,7 @@ func TestDescriptorsRunOutBeforeHandlers(t *testing.T) {
 				network, address = "unix", filepath.Join(dir, "s")
 				listen = "unix/" + address
 			}
-			admin := freeAddress(t)
+			admin := freeport.Address(t)
 			caddyfile := func(status int) string {
 				return fmt.Sprintf("{\nadmin %s\nlayer4 {\n%s {\n%sroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\nhttp://:80 {\nbind streamprox/web\nrespond %d\n}\n",
 					admin, listen, test.before, status)
@@ -585,7 +587,7 @@ func listening(t *testing.T, address string) (n int) {
 // closes its listener, and the log says so.
 func TestDescriptorsRunOutBeforeWrapper(t *testing.T) {
 	const limit = 512
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	_, logged := runLimited(t, buildCaddy(t), "{\nadmin off\ndebug\nservers {\nlistener_wrappers {\nlayer4 {\nmatching_timeout 5m\n@t tls\nroute @t {\nclose\n}\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\n}\nhttp://"+address+" {\nrespond 204\n}\n", limit)
 	eventually(t, "watch", func() bool { return strings.Contains(logged(), `"listeners":1`) })
 	var conns []net.Conn

@@ -6,6 +6,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // TestFaults is what befalls streams under way. Each ends with the cause that tells what
@@ -125,7 +127,7 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			over := make(chan struct{})
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			s := start(t, relayCaddyfile(address, "relay "+backend(t, func(conn net.Conn) {
 				head := make([]byte, len(faultHead))
 				_, _ = io.ReadFull(conn, head)

@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // Handlers of layer4 as other plugins may have them.
@@ -108,7 +110,7 @@ func TestWhatWasConsumedIsForgotten(t *testing.T) {
 	`
 	for _, around := range []string{"inspect", "subroute"} {
 		t.Run(around, func(t *testing.T) {
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			start(t, "{\n layer4 {\n "+address+" {\n route {\n "+around+" {\n"+routes+"\n}\n}\n}\n}\n}")
 			conn := dial(t, address)
 			send(t, conn, head("GET /same-open HTTP/1.1", "Host: a.example"), 1<<20)
@@ -129,7 +131,7 @@ func TestWhatWasConsumedIsForgotten(t *testing.T) {
 func TestHandlersThatWrapDoNotPileUp(t *testing.T) {
 	site := newRecorder()
 	site.register(t, "site")
-	address, port := freeAddress(t), freePort(t)
+	address, port := freeport.Address(t), freeport.Get(t)
 	routes := func(app string) string {
 		return `
 			@slow http_request path /slow*

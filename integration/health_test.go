@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // downable is a backend that can go down, with the connections it has staying open, and
@@ -21,7 +23,7 @@ type downable struct {
 }
 
 func newDownable(t *testing.T, serve func(net.Conn)) *downable {
-	d := &downable{t: t, address: freeAddress(t), serve: serve}
+	d := &downable{t: t, address: freeport.Address(t), serve: serve}
 	d.up()
 	return d
 }
@@ -61,7 +63,7 @@ const activeChecks = "health_interval 20ms\n health_timeout 5s\n health_fall 2\n
 
 func TestActiveHealthChecks(t *testing.T) {
 	first, second := newDownable(t, answering("first")), newDownable(t, answering("second"))
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	relay := "relay " + first.address + " " + second.address + " {\n lb_policy first\n " + activeChecks + "}"
 	s := start(t, relayCaddyfile(address, relay))
 	if got := answerTo(t, address, getRoot); got != "first" {
@@ -134,7 +136,7 @@ func TestCloseIfUnhealthy(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			failing, other := newDownable(t, hold), newDownable(t, hold)
-			address, otherAddress := freeAddress(t), freeAddress(t)
+			address, otherAddress := freeport.Address(t), freeport.Address(t)
 			relay := func(to string) string {
 				return "route {\n inspect {\n @any inspected http other\n route @any {\n relay {\n " + activeChecks + test.option +
 					"upstream " + to + " {\n max_connections 2\n }\n }\n }\n }\n }\n"
@@ -190,7 +192,7 @@ func TestCloseIfUnhealthy(t *testing.T) {
 func TestPassiveHealthChecks(t *testing.T) {
 	failing, working := newDownable(t, answering("first")), newDownable(t, answering("second"))
 	failing.down()
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, relayCaddyfile(address, "relay "+failing.address+" "+working.address+" {\n lb_policy first\n fail_duration 1h\n max_fails 3\n }"))
 	failedDials := func() int {
 		return len(s.logs.lines(map[string]any{"msg": "dial failed", "upstream": failing.address}))
@@ -226,7 +228,7 @@ func TestPassiveHealthChecks(t *testing.T) {
 func TestPassiveFailuresAreForgotten(t *testing.T) {
 	failing := newDownable(t, answering("back"))
 	failing.down()
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, relayCaddyfile(address, "relay "+failing.address+" {\n fail_duration 200ms\n }"))
 	if got := answerTo(t, address, getRoot); got != "502" {
 		t.Errorf("first dial: got %q, want 502", got)
@@ -237,7 +239,7 @@ func TestPassiveFailuresAreForgotten(t *testing.T) {
 
 func TestUnhealthyConnectionCount(t *testing.T) {
 	limited, own := backend(t, echo("limited")), backend(t, echo("own"))
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, relayCaddyfile(address, "relay "+limited+" {\n lb_policy first\n reuse pin\n unhealthy_connection_count 2\n upstream "+own+" {\n max_connections 1\n }\n }"))
 	var got []string
 	for range 3 {
@@ -260,7 +262,7 @@ func TestUnhealthyConnectionCount(t *testing.T) {
 // TestDialAllow checks where a client can take a relay that dials what it asks for.
 func TestDialAllow(t *testing.T) {
 	host, port, _ := net.SplitHostPort(backend(t, answering("reached")))
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	relay := func(dial, allow string) string {
 		return "relay " + dial + " {\n dial_allow " + allow + "\n lb_policy first\n lb_try_duration 1h\n fail_duration 1h\n }"
 	}
@@ -312,7 +314,7 @@ func TestDialAllow(t *testing.T) {
 
 // TestDialAllowWithoutHTTP checks that a stream that has no answer is closed.
 func TestDialAllowWithoutHTTP(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, relayCaddyfile(address, "relay {l4.http.host} {\n dial_allow localhost\n }"))
 	conn := dial(t, address)
 	send(t, conn, "EHLO a\r\n", 1<<20)
@@ -325,7 +327,7 @@ func TestDialAllowWithoutHTTP(t *testing.T) {
 // TestDialAllowWithTheHostAsSent checks the documented relay to where a request asks for:
 // with the port of Host, with the default port, and with an IPv6 address.
 func TestDialAllowWithTheHostAsSent(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, relayCaddyfile(address, "relay {l4.http.hostname}:{l4.http.port} {\n dial_allow localhost ::1\n }"))
 	for host, listen := range map[string]string{
 		"localhost:": "127.0.0.1:0",
@@ -363,7 +365,7 @@ func TestHeadPolicies(t *testing.T) {
 			"uri_hash":        "GET /%d HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
 		} {
 			t.Run(handler+"/"+policy, func(t *testing.T) {
-				address := freeAddress(t)
+				address := freeport.Address(t)
 				start(t, relayCaddyfile(address, handler+" "+strings.Join(upstreams, " ")+" {\n lb_policy "+policy+"\n }"))
 				used := make(map[string]bool)
 				for value := range 12 {
@@ -394,7 +396,7 @@ func TestHealthChecksWithTLS(t *testing.T) {
 		accepted.Add(1)
 		answering("plain")(conn)
 	})
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, relayCaddyfile(address, "relay {\n "+activeChecks+" fail_duration 1h\n upstream "+plain+" {\n tls\n }\n }"))
 	if got := answerTo(t, address, getRoot); got != "502" {
 		t.Errorf("first request: got %q, want 502", got)

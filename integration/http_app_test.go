@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // whoami answers with what the HTTP app knows of the request.
@@ -38,7 +40,7 @@ func roundTrip(t *testing.T, conn net.Conn, request string, size int) (*http.Res
 }
 
 func TestHTTPApp(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, `{
 		layer4 {
 			`+address+` {
@@ -105,7 +107,7 @@ func TestWholeSitesBehindLayer4(t *testing.T) {
 		"the only name":   "http_app",
 	} {
 		t.Run(name, func(t *testing.T) {
-			plain, secure := freeAddress(t), freeAddress(t)
+			plain, secure := freeport.Address(t), freeport.Address(t)
 			start(t, sites(plain, secure, route))
 
 			for _, alpn := range []string{"http/1.1", "h2"} {
@@ -146,7 +148,7 @@ func TestWholeSitesBehindLayer4(t *testing.T) {
 // TLS that layer4 terminates is seen by the HTTP app, and inspect routes what is
 // inside.
 func TestBehindTLSHandler(t *testing.T) {
-	plain, secure := freeAddress(t), freeAddress(t)
+	plain, secure := freeport.Address(t), freeport.Address(t)
 	_, httpPort, _ := net.SplitHostPort(plain)
 	start(t, `{
 		http_port `+httpPort+`
@@ -178,7 +180,7 @@ func TestBehindTLSHandler(t *testing.T) {
 		bind streamprox/web
 		respond `+whoami+`
 	}
-	https://example.com:`+freePort(t)+` {
+	https://example.com:`+freeport.Get(t)+` {
 		bind streamprox/certificates
 		respond certificates
 	}`)
@@ -216,7 +218,7 @@ func TestBehindTLSHandler(t *testing.T) {
 }
 
 func TestBehindProxyProtocol(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, `{
 		layer4 {
 			`+address+` {
@@ -275,7 +277,7 @@ func TestBehindProxyProtocol(t *testing.T) {
 
 // inspect gets bytes that earlier matchers have prefetched, inside a subroute too.
 func TestAfterOtherMatchers(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, `{
 		layer4 {
 			`+address+` {
@@ -321,7 +323,7 @@ func TestAfterOtherMatchers(t *testing.T) {
 }
 
 func TestListenerWrapper(t *testing.T) {
-	port, named := freePort(t), freePort(t)
+	port, named := freeport.Get(t), freeport.Get(t)
 	start(t, `{
 		servers 127.0.0.1:`+port+` {
 			listener_wrappers {
@@ -396,7 +398,7 @@ func TestListenerWrapper(t *testing.T) {
 
 // Two clients at once through a wrapped server: neither sees the other's bytes.
 func TestListenerWrapperMixesNothing(t *testing.T) {
-	port := freePort(t)
+	port := freeport.Get(t)
 	start(t, `{
 		servers 127.0.0.1:`+port+` {
 			listener_wrappers {
@@ -447,7 +449,7 @@ func TestListenerWrapperMixesNothing(t *testing.T) {
 }
 
 func TestListenerWrapperOnTLS(t *testing.T) {
-	port, httpPort := freePort(t), freePort(t)
+	port, httpPort := freeport.Get(t), freeport.Get(t)
 	start(t, `{
 		http_port `+httpPort+`
 		https_port `+port+`
@@ -498,7 +500,7 @@ func TestListenerWrapperOnTLS(t *testing.T) {
 func TestSiteWithoutHTTPApp(t *testing.T) {
 	s := start(t, `{
 		layer4 {
-			`+freeAddress(t)+` {
+			`+freeport.Address(t)+` {
 				route {
 					echo
 				}
@@ -516,7 +518,7 @@ func TestSiteWithoutHTTPApp(t *testing.T) {
 }
 
 func TestHTTPAppWithoutBind(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, `{
 		layer4 {
 			`+address+` {
@@ -562,7 +564,7 @@ func TestHTTPAppWithoutBind(t *testing.T) {
 // A TLS probe of a name that has sites for HTTP alone is no error, and claims no missing
 // bind.
 func TestTLSProbeOfHTTPSites(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, `{
 		layer4 {
 			`+address+` {
@@ -593,7 +595,7 @@ func TestFileServerThroughHTTPApp(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file"), want, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, `{
 		layer4 {
 			`+address+` {

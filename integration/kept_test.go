@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // numberedBackend answers each request with the number of the connection that it came on.
@@ -35,7 +37,7 @@ func numberedBackend(t *testing.T) (address string) {
 // TestPostNeedsFreshAnswer checks that a request which must not be sent twice goes up on a
 // connection of its own if the kept one has not answered within the last second.
 func TestPostNeedsFreshAnswer(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, `{
 		layer4 {
 			`+address+` {
@@ -63,7 +65,7 @@ func TestPostNeedsFreshAnswer(t *testing.T) {
 // socket goes to another upstream, as often as its requests do, and that nobody waits for
 // the requests before.
 func TestNextRequestElsewhereWithTLS(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	certificate, key := selfSigned(t)
 	dir := t.TempDir()
 	for name, content := range map[string]string{"certificate.pem": certificate, "key.pem": key} {

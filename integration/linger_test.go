@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // TestResponseBeforeARefusedRequest: a response that a slow client still reads is not
@@ -18,7 +20,7 @@ func TestResponseBeforeARefusedRequest(t *testing.T) {
 	big := strings.Repeat("x", size)
 	site := newRecorder()
 	site.register(t, "site")
-	port, address, single := freePort(t), freeAddress(t), freeAddress(t)
+	port, address, single := freeport.Get(t), freeport.Address(t), freeport.Address(t)
 	server := backend(t, func(conn net.Conn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", size, big)

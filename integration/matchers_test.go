@@ -29,6 +29,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/difftest"
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // How many requests are generated, and how many of them are also given byte by byte.
@@ -362,7 +363,7 @@ type matcherServer struct{ plain, tls string }
 // with.
 func startMatcherServer(t *testing.T, settings object) matcherServer {
 	t.Helper()
-	app := matcherServer{plain: freeAddress(t), tls: freeAddress(t)}
+	app := matcherServer{plain: freeport.Address(t), tls: freeport.Address(t)}
 	settings["listen"] = []string{app.plain}
 	settings["protocols"] = []string{"h1"}
 	settings["automatic_https"] = object{"disable": true}

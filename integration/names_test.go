@@ -1,10 +1,14 @@
 package integration
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
+)
 
 // TestRouteNames checks what the log calls the route that a request has taken.
 func TestRouteNames(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, layer4Caddyfile(address, `
 		@one http_request path /one
 		route @one {

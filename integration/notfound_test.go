@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // TestNotFoundWhereNothingFollows checks that a request which no route takes is answered
@@ -33,7 +35,7 @@ func TestNotFoundWhereNothingFollows(t *testing.T) {
 		{"a handler that closes after it", "route {\n" + inspect + "close\n}", "closed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			start(t, "{\nlayer4 {\n"+address+" {\n"+test.routes+"\n}\n}\n}")
 			for _, piece := range pieces {
 				expectUnrouted(t, address, piece.size, test.want)
@@ -82,7 +84,7 @@ func TestNotFoundOfInspectsThatAreAlike(t *testing.T) {
 		{"", "404", "404"},
 		{"proxy " + next + "\n", "next", "closed"},
 	} {
-		first, second := freeAddress(t), freeAddress(t)
+		first, second := freeport.Address(t), freeport.Address(t)
 		start(t, "{\nlayer4 {\n"+first+" {\nroute {\n"+inspect+"}\n}\n"+second+" {\nroute {\n"+inspect+test.second+"}\n}\n}\n}")
 		expectUnrouted(t, first, 1<<20, test.first)
 		expectUnrouted(t, second, 1<<20, test.want)
@@ -93,7 +95,7 @@ func TestNotFoundOfInspectsThatAreAlike(t *testing.T) {
 // route takes goes to the wrapped server, also where the same inspect stands alone.
 func TestNotFoundInAWrapperIsTheServers(t *testing.T) {
 	const inspect = "inspect {\n@none http_request path /none\nroute @none {\nhttp_respond 410\n}\n}"
-	port, alone := freePort(t), freeAddress(t)
+	port, alone := freeport.Get(t), freeport.Address(t)
 	start(t, `{
 		servers 127.0.0.1:`+port+` {
 			listener_wrappers {
@@ -123,7 +125,7 @@ func TestNotFoundInAWrapperIsTheServers(t *testing.T) {
 // TestNotFoundLeavesOthersToLaterRoutes checks that a route behind inspect for another
 // protocol gets its streams, though requests end before it.
 func TestNotFoundLeavesOthersToLaterRoutes(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, "{\nlayer4 {\n"+address+" {\nroute {\ninspect {\n@none http_request path /none\nroute @none {\nhttp_respond 410\n}\n}\n}\n"+
 		"@ssh ssh\nroute @ssh {\nrelay "+backend(t, echo("ssh"))+"\n}\n"+
 		"@tls tls\nroute @tls {\nrelay "+backend(t, echo("tls"))+"\n}\n}\n}\n}")

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // otherOpenings are first bytes of the outcome other that servers read as a request for
@@ -42,7 +44,7 @@ func TestOther(t *testing.T) {
 			a, secret := server.start(t, d), startGo(t)
 			site := newRecorder()
 			site.register(t, "site")
-			strict, lenient, app := freeAddress(t), freeAddress(t), freeAddress(t)
+			strict, lenient, app := freeport.Address(t), freeport.Address(t), freeport.Address(t)
 			routes := func(lastly string) string {
 				return `
 					@secret http_request path /secret/*
@@ -103,7 +105,7 @@ func TestOther(t *testing.T) {
 // TestLenientTakesLongMethods: with lenient a method of any length is one, as to Go's
 // server, and its request is routed by its path.
 func TestLenientTakesLongMethods(t *testing.T) {
-	address, a, secret := freeAddress(t), startGo(t), startGo(t)
+	address, a, secret := freeport.Address(t), startGo(t), startGo(t)
 	start(t, layer4Caddyfile(address, `
 		lenient
 		@secret http_request path /secret/*
@@ -137,7 +139,7 @@ func TestLenientTakesLongMethods(t *testing.T) {
 func TestOtherIsNotForHTTPServers(t *testing.T) {
 	site := newRecorder()
 	site.register(t, "site")
-	address, port, through := freeAddress(t), freePort(t), freePort(t)
+	address, port, through := freeport.Address(t), freeport.Get(t), freeport.Get(t)
 	start(t, `{
 		layer4 {
 			`+address+` {
@@ -237,7 +239,7 @@ func TestOtherReachesWhoHasReadIt(t *testing.T) {
 		{"http_request path *", false},
 	} {
 		t.Run(test.matchers, func(t *testing.T) {
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			matchers := test.matchers
 			if !strings.HasPrefix(matchers, "@") {
 				name, rest, _ := strings.Cut(matchers, " ")
@@ -268,7 +270,7 @@ func TestOtherReachesWhoHasReadIt(t *testing.T) {
 // TestOtherIsNotForTheStockHTTPMatcher: caddy-l4's http takes methods of any length. That
 // brings no stream which inspect cannot read to a server of HTTP, past the other routes.
 func TestOtherIsNotForTheStockHTTPMatcher(t *testing.T) {
-	address, a, secret := freeAddress(t), startGo(t), startGo(t)
+	address, a, secret := freeport.Address(t), startGo(t), startGo(t)
 	start(t, layer4Caddyfile(address, `
 		@secret http_request path /secret/*
 		route @secret {

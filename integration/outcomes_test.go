@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // A client's first bytes for each outcome, with the limits of outcomesCaddyfile.
@@ -41,7 +43,7 @@ var flights = []struct {
 var outcomes = []string{"http", "tls", "other", "http2", "malformed", "too_large", "timeout", "silent", "eof"}
 
 func TestEveryOutcomeReachesItsRoute(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	var routes strings.Builder
 	for _, outcome := range outcomes {
 		fmt.Fprintf(&routes, "@%[1]s inspected %[1]s\nroute @%[1]s {\n relay %[2]s {\n reuse pin\n }\n}\n", outcome, backend(t, echo(outcome)))
@@ -79,7 +81,7 @@ func TestEveryOutcomeReachesItsRoute(t *testing.T) {
 }
 
 func TestOutcomeThatNoRouteTakes(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	// A route without matchers and a negative one: neither names an outcome, so
 	// neither sees what no router could read.
 	other := backend(t, echo("a route that does not name the outcome"))
@@ -114,7 +116,7 @@ func TestOutcomeThatNoRouteTakes(t *testing.T) {
 }
 
 func TestRouteWithoutMatchersSeesOpenOutcomesOnly(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, layer4Caddyfile(address, `
 		timeout 1500ms
 		silent_timeout 2s
@@ -192,7 +194,7 @@ func expectAnswer(t *testing.T, conn *net.TCPConn, want string) {
 // A head with many small fields, or with many elements in the fields that a proxy takes
 // apart, costs who reads it more than its bytes: it is answered before it is complete.
 func TestBoundsOfHeads(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	crowded := backend(t, func(conn net.Conn) {
 		_, _ = bufio.NewReader(conn).ReadString('\n')
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"+strings.Repeat("z:\r\n", 1024)+"\r\n")
@@ -243,7 +245,7 @@ func TestBoundsOfHeads(t *testing.T) {
 }
 
 func TestFallThroughToTheNextHandler(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, `{
 		layer4 {
 			`+address+` {
@@ -281,7 +283,7 @@ func TestFallThroughToTheNextHandler(t *testing.T) {
 }
 
 func TestConnectOnlyWhereNamed(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, layer4Caddyfile(address, `
 		@tunnel http_request {
 			method CONNECT
@@ -328,7 +330,7 @@ func tunnel(name string) func(net.Conn) {
 
 func TestLimitsOfInspect(t *testing.T) {
 	t.Run("max_packets", func(t *testing.T) {
-		address := freeAddress(t)
+		address := freeport.Address(t)
 		start(t, layer4Caddyfile(address, `
 			max_packets 3
 			@many inspected too_large
@@ -358,7 +360,7 @@ func TestLimitsOfInspect(t *testing.T) {
 	})
 
 	t.Run("until line", func(t *testing.T) {
-		address := freeAddress(t)
+		address := freeport.Address(t)
 		start(t, layer4Caddyfile(address, `
 			until line
 			@chat http_request path /chat/*
@@ -379,7 +381,7 @@ func TestLimitsOfInspect(t *testing.T) {
 	})
 
 	t.Run("lenient", func(t *testing.T) {
-		address := freeAddress(t)
+		address := freeport.Address(t)
 		start(t, layer4Caddyfile(address, `
 			lenient
 			route {
@@ -403,7 +405,7 @@ func TestLimitsOfInspect(t *testing.T) {
 }
 
 func testMaxPending(t *testing.T, option string, held int) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, layer4Caddyfile(address, option+`
 		route {
 			relay `+backend(t, echo("in"))+` {
@@ -441,7 +443,7 @@ func testMaxPending(t *testing.T, option string, held int) {
 }
 
 func TestClientsThatVanish(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, layer4Caddyfile(address, `
 		route {
 			relay `+backend(t, echo("x"))+`
@@ -460,7 +462,7 @@ func TestClientsThatVanish(t *testing.T) {
 
 // A matcher that fails ends the stream: the next route might be the wrong one.
 func TestMatcherThatFails(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, layer4Caddyfile(address, `
 		@broken http_request expression `+"`"+`{http.request.uri.query.n}.matches({http.request.uri.query.re})`+"`"+`
 		route @broken {

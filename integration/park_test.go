@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // parksHere skips a test where connections are not parked.
@@ -108,7 +110,7 @@ func (s *server) parked() {
 // waits there, and comes back. To all it is the same client.
 func TestParkedConnectionMovesOn(t *testing.T) {
 	parksHere(t)
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, parkSite(address, "", `
 		@b http_request path /b/*
 		route @b {
@@ -142,7 +144,7 @@ func TestParkedConnectionMovesOn(t *testing.T) {
 // longer than that takes.
 func TestParkedWebSocket(t *testing.T) {
 	parksHere(t)
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	up := backend(t, func(conn net.Conn) {
 		r := bufio.NewReader(conn)
 		request, err := http.ReadRequest(r)
@@ -190,7 +192,7 @@ func connections(t *testing.T, address string, n int) (clients []*script) {
 func TestParkedMany(t *testing.T) {
 	parksHere(t)
 	const n = 1000
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, parkSite(address, "", "", "park 200ms", "respond ok"))
 	connections(t, address, 1)
 	s.parked()
@@ -222,7 +224,7 @@ func TestParkedMany(t *testing.T) {
 func TestParkedIdleTimeout(t *testing.T) {
 	for _, park := range []string{"20ms", "1h", "0"} {
 		t.Run(park, func(t *testing.T) {
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			start(t, parkSite(address, "servers {\n timeouts {\n idle 500ms\n }\n }", "", "park "+park, "respond ok"))
 			newScript(t, address).get("/", "ok", "end")
 		})
@@ -233,7 +235,7 @@ func TestParkedIdleTimeout(t *testing.T) {
 // by the new configuration.
 func TestParkedRequestAcrossAReload(t *testing.T) {
 	parksHere(t)
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, parkSite(address, "", "", "park 20ms", "respond old"))
 	c := newScript(t, address)
 	c.get("/", "old")
@@ -253,7 +255,7 @@ func TestParkedRequestAcrossAReload(t *testing.T) {
 func TestParkedReloads(t *testing.T) {
 	parksHere(t)
 	const clients, reloads = 8, 20
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	caddyfile := func(generation int) string {
 		return parkSite(address, "", "", "park 3ms", fmt.Sprintf(`respond "generation %d"`, generation))
 	}
@@ -344,7 +346,7 @@ var memoryIn = regexp.MustCompile(`(?m)^# (?:HeapAlloc|Stack) = (\d+)`)
 func TestParkedShutdown(t *testing.T) {
 	parksHere(t)
 	caddy := buildCaddy(t)
-	address, admin := freeAddress(t), freeAddress(t)
+	address, admin := freeport.Address(t), freeport.Address(t)
 	asked, finish := make(chan struct{}), make(chan struct{})
 	var finishOnce sync.Once
 	answer := func() { finishOnce.Do(func() { close(finish) }) }

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // keptServer is an HTTP server that keeps its connections and counts them. It answers with
@@ -107,8 +109,8 @@ func getRequest(target string, fields ...string) string {
 // again and in any order, and ends as a WebSocket: each answer is that to its request.
 func TestRelayKeptWalk(t *testing.T) {
 	a, b := startKept(t, "a"), startKept(t, "b")
-	plain, secure := freeAddress(t), freeAddress(t)
-	httpPort := freePort(t)
+	plain, secure := freeport.Address(t), freeport.Address(t)
+	httpPort := freeport.Get(t)
 	inspect := `inspect {
 		@a http_request path /a/*
 		route @a {
@@ -152,7 +154,7 @@ func TestRelayKeptWalk(t *testing.T) {
 		bind streamprox/web
 		respond "site {uri}"
 	}
-	https://example.com:`+freePort(t)+` {
+	https://example.com:`+freeport.Get(t)+` {
 		bind streamprox/certificates
 		respond certificates
 	}`)
@@ -232,7 +234,7 @@ func TestRelayKeptWalk(t *testing.T) {
 // to it.
 func TestRelayKeptUpstream(t *testing.T) {
 	a := startKept(t, "a")
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	startQuiet(t, layer4Caddyfile(address, "route {\n relay "+a.address+" {\n upstream_keepalive 1m\n }\n}"))
 	c := newTalk(dial(t, address))
 	for i := range 100 {
@@ -267,7 +269,7 @@ func TestRelayKeptAuthentication(t *testing.T) {
 			}
 		}
 	})
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	startQuiet(t, layer4Caddyfile(address, "route {\n relay "+up+" {\n upstream_keepalive 1m\n }\n}"))
 	var clients []*talk
 	for i := range 8 {
@@ -319,7 +321,7 @@ func TestRelayKeptUpstreamCloses(t *testing.T) {
 			}
 		}
 	})
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	startQuiet(t, layer4Caddyfile(address, "route {\n relay "+up+"\n}"))
 	var wg sync.WaitGroup
 	for range 4 {
@@ -365,7 +367,7 @@ func TestRelayKeptPostIsNotRepeated(t *testing.T) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 		}
 	})
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	startQuiet(t, layer4Caddyfile(address, "route {\n relay "+up+"\n}"))
 	for i := range int64(10) {
 		c := newTalk(dial(t, address))
@@ -385,7 +387,7 @@ func TestRelayKeptPostIsNotRepeated(t *testing.T) {
 // An idle kept connection takes no place under max_connections.
 func TestRelayKeptTakesNoPlace(t *testing.T) {
 	a := startKept(t, "a")
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	startQuiet(t, layer4Caddyfile(address, "route {\n relay {\n upstream "+a.address+" {\n max_connections 1\n }\n upstream_keepalive 1m\n }\n}"))
 	clients := make([]*bufio.ReadWriter, 5)
 	for range 3 {
@@ -425,7 +427,7 @@ func TestRelayKeptPolicies(t *testing.T) {
 		"cookie key":   func(i int) string { return getRequest("/", fmt.Sprint("Cookie: key=", i)) },
 	} {
 		t.Run(policy, func(t *testing.T) {
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			startQuiet(t, layer4Caddyfile(address, "route {\n relay "+strings.Join(addresses, " ")+" {\n lb_policy "+policy+"\n }\n}"))
 			first := make(map[int]string)
 			seen := make(map[string]bool)
@@ -454,7 +456,7 @@ func TestRelayKeptPolicies(t *testing.T) {
 
 // What handlers make of a request, and placeholders, are those of the request.
 func TestRelayKeptHandlers(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	startQuiet(t, layer4Caddyfile(address, `
 		@throttled http_request path /throttled/*
 		route @throttled {
@@ -489,7 +491,7 @@ func TestRelayKeptHandlers(t *testing.T) {
 // that sends and never reads.
 func TestRelayKeptLimits(t *testing.T) {
 	a := startKept(t, "a")
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	startQuiet(t, layer4Caddyfile(address, "timeout 300ms\nroute {\n relay "+a.address+" {\n keepalive 300ms\n idle_timeout 500ms\n }\n}"))
 	t.Run("half a head", func(t *testing.T) {
 		c := newTalk(dial(t, address))
@@ -527,13 +529,13 @@ func TestRelayKeptLimits(t *testing.T) {
 // connection to it.
 func TestRelayKeptUnhealthyUpstream(t *testing.T) {
 	first, second := startKept(t, "first"), startKept(t, "second")
-	check := freeAddress(t)
+	check := freeport.Address(t)
 	ln, err := net.Listen("tcp", check)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, port, _ := net.SplitHostPort(check)
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	startQuiet(t, layer4Caddyfile(address, `
 		route {
 			relay `+first.address+` `+second.address+` {
@@ -575,7 +577,7 @@ func TestRelayKeptReload(t *testing.T) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
 	})
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	config := func(keepalive string) string {
 		return layer4Caddyfile(address, "route {\n relay "+slow+" {\n keepalive "+keepalive+"\n }\n}")
 	}
@@ -602,7 +604,7 @@ func TestRelayKeptReload(t *testing.T) {
 // was closed before the first byte of the response, as RFC 9110 section 9.2.2 allows.
 func TestRelayKeptReloadUnderLoad(t *testing.T) {
 	a := startKept(t, "a")
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	config := func(i int) string {
 		return layer4Caddyfile(address, fmt.Sprintf("route {\n relay %s {\n keepalive %dh\n }\n}", a.address, i+1))
 	}
@@ -677,7 +679,7 @@ func TestRelayKeptShutdown(t *testing.T) {
 		t.Skip("needs SIGTERM, which Windows does not have")
 	}
 	a := startKept(t, "a")
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	config := filepath.Join(t.TempDir(), "Caddyfile")
 	caddyfile := "{\n admin off\n grace_period 1h\n" + strings.TrimPrefix(layer4Caddyfile(address, "route {\n relay "+a.address+"\n}"), "{") + "\nhttp://:80 {\n bind streamprox/web\n}\n"
 	if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // headBackend answers each request with the head it received, and leaves it to the client
@@ -56,7 +58,7 @@ func TestRelayedHeads(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			start(t, relayCaddyfile(address, "relay "+upstream+" {\n"+test.options+"\n}"))
 			for _, piece := range pieces {
 				conn := dial(t, address)
@@ -94,7 +96,7 @@ func TestRelayedHeads(t *testing.T) {
 
 // A request that would have a proxy remove what it is known by reaches no upstream.
 func TestNominatedFields(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, relayCaddyfile(address, "relay "+headBackend(t)))
 	for _, name := range []string{"Host", "Content-Length", "Transfer-Encoding", "Authorization", "cookie", "Forwarded", "X-Forwarded-For", "X-Forwarded-Proto"} {
 		conn := dial(t, address)
@@ -105,7 +107,7 @@ func TestNominatedFields(t *testing.T) {
 
 func TestResponseHeaderTimeout(t *testing.T) {
 	hangs := backend(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, relayCaddyfile(address, "relay "+hangs+" {\n response_header_timeout 200ms\n }"))
 	conn := dial(t, address)
 	send(t, conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 1)

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // relayCaddyfile is a layer4 server that inspects and relays everything.
@@ -28,7 +30,7 @@ func relayCaddyfile(address, relay string) string {
 const getRoot = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 func TestStockHandlersEndARoute(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, layer4Caddyfile(address, `
 		@proxy http_request path /proxy
 		route @proxy {
@@ -87,7 +89,7 @@ func TestStockHandlersEndARoute(t *testing.T) {
 
 // Matchers of caddy-l4 that need more than the head, or something else than a head.
 func TestStockMatchersInRoutes(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, layer4Caddyfile(address, `
 		@ssh ssh
 		route @ssh {
@@ -147,7 +149,7 @@ func clientHello(t *testing.T, serverName string) string {
 }
 
 func TestRelayWithoutInspect(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, `{
 		layer4 {
 			`+address+` {
@@ -179,7 +181,7 @@ func TestRelayWithoutInspect(t *testing.T) {
 }
 
 // refusing returns an address that refuses connections.
-func refusing(t *testing.T) string { return freeAddress(t) }
+func refusing(t *testing.T) string { return freeport.Address(t) }
 
 func TestUpstreamsThatFail(t *testing.T) {
 	// It accepts, but the TLS handshake never comes to an end.
@@ -199,7 +201,7 @@ func TestUpstreamsThatFail(t *testing.T) {
 		{"full", "relay {\n reuse pin\n upstream " + busy + " {\n max_connections 1\n }\n }", http.StatusServiceUnavailable, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			s := start(t, relayCaddyfile(address, test.relay))
 			var held *net.TCPConn
 			for range test.held {
@@ -242,7 +244,7 @@ func TestUpstreamsThatFail(t *testing.T) {
 }
 
 func TestRelayTriesTheNextUpstream(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, relayCaddyfile(address, "relay "+refusing(t)+" "+refusing(t)+" "+backend(t, echo("third"))+" {\n reuse pin\n lb_policy first\n }"))
 	for range 5 {
 		conn := dial(t, address)
@@ -255,7 +257,7 @@ func TestRelayTriesTheNextUpstream(t *testing.T) {
 }
 
 func TestRelayTriesAgain(t *testing.T) {
-	address, late := freeAddress(t), freeAddress(t)
+	address, late := freeport.Address(t), freeport.Address(t)
 	s := start(t, relayCaddyfile(address, "relay "+late+" {\n reuse pin\n lb_try_duration 1m\n lb_try_interval 20ms\n }"))
 	conn := dial(t, address)
 	send(t, conn, getRoot, 1<<20)
@@ -278,7 +280,7 @@ func TestRelayPolicies(t *testing.T) {
 	}
 	for _, policy := range []string{"random", "random_choose 2", "least_conn", "round_robin", "weighted_round_robin", "first", "ip_hash"} {
 		t.Run(policy, func(t *testing.T) {
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			start(t, relayCaddyfile(address, "relay "+strings.Join(upstreams, " ")+" {\n reuse pin\n lb_policy "+policy+"\n }"))
 			seen := make(map[string]int)
 			var open []net.Conn
@@ -326,7 +328,7 @@ func TestRelaySendsProxyProtocol(t *testing.T) {
 		_ = conn.(*proxyproto.Conn).Raw().(*net.TCPConn).CloseWrite()
 	})
 	for _, version := range []string{"v1", "v2"} {
-		address := freeAddress(t)
+		address := freeport.Address(t)
 		s := start(t, relayCaddyfile(address, "relay "+ln.Addr().String()+" {\n reuse pin\n proxy_protocol "+version+"\n }"))
 		conn := dial(t, address)
 		send(t, conn, getRoot, 1)
@@ -364,7 +366,7 @@ func TestRelayToUnixSocketAndTLS(t *testing.T) {
 		"tls":  "relay {\n reuse pin\n upstream " + tlsListener.Addr().String() + " {\n tls_server_name example.com\n tls_trust_pool file " + roots + "\n }\n }",
 	} {
 		t.Run(want, func(t *testing.T) {
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			start(t, relayCaddyfile(address, relay))
 			for _, piece := range pieces {
 				conn := dial(t, address)
@@ -386,7 +388,7 @@ func TestRelayBulk(t *testing.T) {
 		t.Run(reuse, func(t *testing.T) {
 			raw := reuse == "pin"
 			sums := make(chan [32]byte, 1)
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			start(t, relayCaddyfile(address, "relay "+backend(t, func(conn net.Conn) {
 				hash := sha256.New()
 				if raw {
@@ -439,7 +441,7 @@ func TestRelayBulk(t *testing.T) {
 
 func TestRelayPassesResets(t *testing.T) {
 	seen := make(chan error, 1)
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, relayCaddyfile(address, "relay "+backend(t, func(conn net.Conn) {
 		r := bufio.NewReader(conn)
 		line, _ := r.ReadString('\n')
@@ -474,7 +476,7 @@ func TestRelayPassesResets(t *testing.T) {
 
 func TestRelayTimeouts(t *testing.T) {
 	for option, cause := range map[string]string{"idle_timeout 200ms": "idle_timeout", "half_close_timeout 200ms": "half_close_timeout"} {
-		address := freeAddress(t)
+		address := freeport.Address(t)
 		s := start(t, relayCaddyfile(address, "relay "+backend(t, func(conn net.Conn) {
 			_, _ = io.WriteString(conn, "hello")
 			_, _ = io.Copy(io.Discard, conn)
@@ -505,7 +507,7 @@ func TestClientLeavesDuringDial(t *testing.T) {
 		case <-time.After(patience):
 		}
 	})
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, relayCaddyfile(address, "relay {\n dial_timeout 1h\n upstream "+hanging+" {\n tls\n }\n }"))
 	conn := dial(t, address)
 	send(t, conn, getRoot, 1<<20)
@@ -534,7 +536,7 @@ func TestClientSendsDuringDial(t *testing.T) {
 		tlsConn := tls.Server(conn, config)
 		echo("slow")(tlsConn)
 	})
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, relayCaddyfile(address, "relay {\n reuse pin\n upstream "+slow+" {\n tls_insecure_skip_verify\n }\n }"))
 	conn := dial(t, address)
 	want := getRoot
@@ -551,7 +553,7 @@ func TestClientSendsDuringDial(t *testing.T) {
 }
 
 func TestReload(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	caddyfile := func(answer, upstream string) string {
 		return `{
 			layer4 {
@@ -646,7 +648,7 @@ func TestReload(t *testing.T) {
 
 // Kept connections, and requests under way, survive reloads in a row.
 func TestReloadUnderLoad(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	caddyfile := func(generation int) string {
 		return `{
 			layer4 {
@@ -730,7 +732,7 @@ func TestRelayEndsThroughWrappers(t *testing.T) {
 		rest, _ := io.ReadAll(r)
 		received <- string(rest)
 	})
-	plain, proxied, secure := freeAddress(t), freeAddress(t), freeAddress(t)
+	plain, proxied, secure := freeport.Address(t), freeport.Address(t), freeport.Address(t)
 	const inspect = "inspect {\n route {\n relay %s {\n reuse pin\n }\n }\n }"
 	start(t, `{
 		local_certs
@@ -757,7 +759,7 @@ func TestRelayEndsThroughWrappers(t *testing.T) {
 			}
 		}
 	}
-	https://example.com:`+freePort(t)+` {
+	https://example.com:`+freeport.Get(t)+` {
 		bind streamprox/certificates
 		respond certificates
 	}`)
@@ -814,7 +816,7 @@ func TestAnsweredRequestsDoNotCount(t *testing.T) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
 	})
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, layer4Caddyfile(address, "route {\nrelay {\nupstream "+up+" {\nmax_connections 1\n}\nreuse close\n}\n}"))
 	for range 5 {
 		conn := dial(t, address)

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // script is a connection on which requests are sent and answers read.
@@ -51,7 +53,7 @@ func (s *script) get(targets string, want ...string) {
 func TestRequestsAreRoutedBySubroutes(t *testing.T) {
 	for _, around := range []string{"subroute", "inspect"} {
 		t.Run(around, func(t *testing.T) {
-			address := freeAddress(t)
+			address := freeport.Address(t)
 			start(t, `{
 				layer4 {
 					`+address+` {
@@ -99,7 +101,7 @@ func TestRequestsAreRoutedBySubroutes(t *testing.T) {
 // TestRequestsLeaveAWrappedServer checks that a request on the connection of a wrapped
 // server can leave it, and that one which wants back finds the connection closed.
 func TestRequestsLeaveAWrappedServer(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	_, port, _ := strings.Cut(address, ":")
 	start(t, `{
 		http_port `+port+`
@@ -144,7 +146,7 @@ func TestRequestsLeaveAWrappedServer(t *testing.T) {
 // TestRequestsAcrossAReload checks that a kept connection whose configuration has been
 // replaced is not routed by what is gone.
 func TestRequestsAcrossAReload(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	caddyfile := func(backend, generation string) string {
 		return `{
 			layer4 {
@@ -210,7 +212,7 @@ func TestRequestsAcrossAReload(t *testing.T) {
 // Where the requests of one connection go, with the default of relay and of http_app.
 func TestLaterRequests(t *testing.T) {
 	const closed = "closed"
-	port, layer4 := freePort(t), freeAddress(t)
+	port, layer4 := freeport.Get(t), freeport.Address(t)
 	wrapper := "127.0.0.1:" + port
 	inspect := func(last string) string {
 		return `inspect {
@@ -331,7 +333,7 @@ func TestRequestsOutsideInspectsRoutes(t *testing.T) {
 	} {
 		for _, reuse := range []string{"", "close"} {
 			t.Run(test.name+" "+reuse, func(t *testing.T) {
-				address := freeAddress(t)
+				address := freeport.Address(t)
 				handler, level, msg := test.handler, "info", message+"this handler is not in a route of inspect"
 				if reuse != "" {
 					handler += " {\n reuse " + reuse + "\n}"

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // respondRoutes are routes of inspect that answer, before one that leads to a site.
@@ -35,7 +37,7 @@ const respondRoutes = `
 // TestHTTPRespond checks answers to the first request and to later ones, on a server of
 // layer4, behind its TLS, and in a listener wrapper.
 func TestHTTPRespond(t *testing.T) {
-	plain, secure, port := freeAddress(t), freeAddress(t), freePort(t)
+	plain, secure, port := freeport.Address(t), freeport.Address(t), freeport.Get(t)
 	wrapper := "127.0.0.1:" + port
 	start(t, `{
 		local_certs
@@ -90,7 +92,7 @@ func TestHTTPRespond(t *testing.T) {
 		bind streamprox/site
 		respond "site {uri}"
 	}
-	https://example.com:`+freePort(t)+` {
+	https://example.com:`+freeport.Get(t)+` {
 		bind streamprox/certificates
 		respond certificates
 	}`)
@@ -141,7 +143,7 @@ func TestHTTPRespond(t *testing.T) {
 	}
 	// Whatever is no request is closed.
 	for _, sent := range []string{"SSH-2.0-OpenSSH_9.6 Debian-3\r\n", "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03"} {
-		address := freeAddress(t)
+		address := freeport.Address(t)
 		start(t, layer4Caddyfile(address, "@all inspected http tls other\nroute @all {\nhttp_respond 200 hello\n}"))
 		conn := dial(t, address)
 		send(t, conn, sent, 1)
@@ -170,7 +172,7 @@ func expectResponse(t *testing.T, r *bufio.Reader, method, status, location, con
 // a request which no route takes is answered by a handler after it.
 func TestHTTPRespondOutsideInspect(t *testing.T) {
 	const request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, "{\n layer4 {\n "+address+" {\n route {\n http_respond 200 hello\n }\n }\n }\n}")
 	conn := dial(t, address)
 	send(t, conn, request, 1<<20)
@@ -179,7 +181,7 @@ func TestHTTPRespondOutsideInspect(t *testing.T) {
 	}
 	s.logs.expect(t, map[string]any{"level": "warn", "msg": "closing a stream on which inspect has read no request for http_respond to answer"})
 
-	address = freeAddress(t)
+	address = freeport.Address(t)
 	start(t, "{\n layer4 {\n "+address+" {\n route {\n inspect\n http_respond 410\n }\n }\n }\n}")
 	conn = dial(t, address)
 	send(t, conn, request, 1)

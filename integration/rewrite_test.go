@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // Everything after rewrite_head sees the edited request: matchers of a subroute, the
 // relay's server and the HTTP app.
 func TestRewriteHeadBeforeDestinations(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, `{
 		layer4 {
 			`+address+` {
@@ -102,7 +104,7 @@ func TestRewriteHeadBeforeDestinations(t *testing.T) {
 // What rewrite_head cannot edit never passes: what is not HTTP is closed, a request that
 // the edits would break is answered.
 func TestRewriteHeadRefuses(t *testing.T) {
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	s := start(t, layer4Caddyfile(address, `
 		@any inspected http other
 		route @any {
@@ -142,7 +144,7 @@ func TestRewriteHeadRefuses(t *testing.T) {
 // A client cannot set what a CGI application is told of it, in no spelling that the
 // server does not tell from the one that rewrite_head and relay look after.
 func TestFieldsOfCGI(t *testing.T) {
-	upstream, address := startLighttpd(t), freeAddress(t)
+	upstream, address := startLighttpd(t), freeport.Address(t)
 	start(t, layer4Caddyfile(address, `
 		@relayed http_request path /relayed/*
 		route @relayed {
@@ -225,7 +227,7 @@ func TestFieldsOfCGI(t *testing.T) {
 // CGI application is told: those that begin with X.
 func startLighttpd(t *testing.T) string {
 	t.Helper()
-	program, dir, port := tool(t, "lighttpd"), t.TempDir(), freePort(t)
+	program, dir, port := tool(t, "lighttpd"), t.TempDir(), freeport.Get(t)
 	config := filepath.Join(dir, "lighttpd.conf")
 	for path, content := range map[string]string{
 		filepath.Join(dir, "env.cgi"): "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\nenv | grep '^HTTP_X_' | LC_ALL=C sort\n",

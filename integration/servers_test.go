@@ -24,6 +24,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // Servers that journal what they see. Each parses HTTP with its own parser, so that what
@@ -191,7 +193,6 @@ func startGo(t *testing.T) *recorder {
 	}
 	s := newRecorder()
 	s.address = ln.Addr().String()
-	handedOut.Store(s.address, true)
 	server := &http.Server{Handler: s}
 	ended := make(chan struct{})
 	go func() {
@@ -322,7 +323,7 @@ func waitForListener(t *testing.T, address string) {
 // startNode starts testdata/server.js.
 func startNode(t *testing.T) destination {
 	t.Helper()
-	port, log := freePort(t), filepath.Join(t.TempDir(), "log")
+	port, log := freeport.Get(t), filepath.Join(t.TempDir(), "log")
 	run(t, nil, tool(t, "node"), filepath.Join("testdata", "server.js"), port, log)
 	s := &loggingServer{address: "127.0.0.1:" + port, lines: tail(log), parse: func(line string) (request, error) {
 		var entry struct {
@@ -353,8 +354,8 @@ var nginxFields = []string{
 // of the same process, as nginx keeps no body otherwise.
 func startNginx(t *testing.T) destination {
 	t.Helper()
-	program, dir, address := tool(t, "nginx"), t.TempDir(), freeAddress(t)
-	log, answering := filepath.Join(dir, "log"), freeAddress(t)
+	program, dir, address := tool(t, "nginx"), t.TempDir(), freeport.Address(t)
+	log, answering := filepath.Join(dir, "log"), freeport.Address(t)
 	var fields strings.Builder
 	for _, name := range nginxFields {
 		fmt.Fprintf(&fields, `,"%s":"$http_%s"`, name, strings.ReplaceAll(strings.ToLower(name), "-", "_"))
@@ -427,7 +428,7 @@ func startNginx(t *testing.T) destination {
 // without asking whether the body has come to its end.
 func startHAProxy(t *testing.T) destination {
 	t.Helper()
-	program, dir, address, answering := tool(t, "haproxy"), t.TempDir(), freeAddress(t), freeAddress(t)
+	program, dir, address, answering := tool(t, "haproxy"), t.TempDir(), freeport.Address(t), freeport.Address(t)
 	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -694,7 +695,6 @@ func startTap(t *testing.T, to destination) *tap {
 		t.Fatal(err)
 	}
 	p := &tap{Listener: ln, destination: to}
-	handedOut.Store(p.Addr(), true)
 	serveBackend(t, tapListener{p}, p.serve)
 	return p
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // buildCaddy returns the path of a caddy command built from this checkout.
@@ -34,7 +36,7 @@ func TestShutdownDrainsStreams(t *testing.T) {
 		t.Skip("needs SIGTERM, which Windows does not have")
 	}
 	caddy := buildCaddy(t)
-	address, upstream := freeAddress(t), backend(t, echo("up"))
+	address, upstream := freeport.Address(t), backend(t, echo("up"))
 	for _, test := range []struct {
 		name  string
 		grace string
@@ -111,7 +113,7 @@ func TestShutdownWaitsForRequests(t *testing.T) {
 	caddy := buildCaddy(t)
 	for _, before := range []string{"", "GET /site HTTP/1.1\r\nHost: a\r\n\r\n"} {
 		t.Run(map[bool]string{true: "first request", false: "later request"}[before == ""], func(t *testing.T) {
-			address, upstream := freeAddress(t), freeAddress(t)
+			address, upstream := freeport.Address(t), freeport.Address(t)
 			config := filepath.Join(t.TempDir(), "Caddyfile")
 			caddyfile := "{\n debug\n admin off\n grace_period 1m\n" + strings.TrimPrefix(layer4Caddyfile(address, `
 				@b http_request path /b*
@@ -181,9 +183,9 @@ func TestShutdownLeavesWhatCannotEnd(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("needs SIGTERM, which Windows does not have")
 	}
-	address, upstream := freeAddress(t), backend(t, echo("up"))
+	address, upstream := freeport.Address(t), backend(t, echo("up"))
 	caddyfile := "{\n admin off\n layer4 {\n " + address + " {\n route {\n tee {\n relay " + upstream + "\n }\n inspect {\n route {\n http_app web\n }\n}\n}\n}\n" +
-		freeAddress(t) + " {\n route {\n relay " + upstream + "\n }\n}\n}\n grace_period 500ms\n}\nhttp://:80 {\n bind streamprox/web\n respond hello\n}\n"
+		freeport.Address(t) + " {\n route {\n relay " + upstream + "\n }\n}\n}\n grace_period 500ms\n}\nhttp://:80 {\n bind streamprox/web\n respond hello\n}\n"
 	config := filepath.Join(t.TempDir(), "Caddyfile")
 	if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // command runs a program of the machine and returns what it printed.
@@ -36,7 +38,7 @@ func command(t *testing.T, name string, args ...string) string {
 
 func TestCurl(t *testing.T) {
 	tool(t, "curl")
-	plain, secure := freeAddress(t), freeAddress(t)
+	plain, secure := freeport.Address(t), freeport.Address(t)
 	start(t, sites(plain, secure, `inspect {
 		@chat http_request path /chat/*
 		route @chat {
@@ -84,7 +86,7 @@ func TestCurl(t *testing.T) {
 
 func TestNghttp(t *testing.T) {
 	tool(t, "nghttp")
-	address := freeAddress(t)
+	address := freeport.Address(t)
 	start(t, layer4Caddyfile(address, "route {\n relay "+httpBackend(t, "x")+"\n}"))
 	if got := command(t, "nghttp", "-v", "http://"+address+"/"); !strings.Contains(got, "recv GOAWAY") || !strings.Contains(got, "HTTP_1_1_REQUIRED") {
 		t.Errorf("got %s, want GOAWAY with HTTP_1_1_REQUIRED", got)
@@ -101,7 +103,7 @@ func TestSSH(t *testing.T) {
 	for _, name := range []string{"host", "user"} {
 		command(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, name))
 	}
-	listen, address := freeAddress(t), freeAddress(t)
+	listen, address := freeport.Address(t), freeport.Address(t)
 	_, port, _ := net.SplitHostPort(listen)
 	config := filepath.Join(dir, "sshd_config")
 	err := os.WriteFile(config, fmt.Appendf(nil, `ListenAddress 127.0.0.1
@@ -176,7 +178,7 @@ PidFile none
 // timeout is off, since that one hides the file from net/http.
 func TestSendfile(t *testing.T) {
 	strace := tool(t, "strace")
-	caddy, dir, address := buildCaddy(t), t.TempDir(), freeAddress(t)
+	caddy, dir, address := buildCaddy(t), t.TempDir(), freeport.Address(t)
 	if err := os.WriteFile(filepath.Join(dir, "file"), make([]byte, 8<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +208,7 @@ func TestSendfile(t *testing.T) {
 // A gRPC client without TLS is told to use HTTP/1.1: it gives up at once instead of
 // waiting, and where a route names the outcome it reaches its server.
 func TestGRPCClient(t *testing.T) {
-	address, named := freeAddress(t), freeAddress(t)
+	address, named := freeport.Address(t), freeport.Address(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
