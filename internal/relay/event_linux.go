@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -16,8 +14,8 @@ import (
 // streams: an idle one costs its two descriptors and a record, no goroutine, no buffer
 // and no timer. Bytes in bulk go through a pipe and do not leave the kernel.
 //
-// Bare *net.TCPConn and *net.UnixConn are taken over by descriptor: when Start returns
-// they are closed, and the sockets under them the engine's. All else, and a stream that
+// Sockets, as of [socket.Is], are taken over by descriptor: when Start returns the
+// connections are closed, and the sockets under them the engine's. All else, and a stream that
 // comes when descriptors are short, goes to [Portable].
 type Event struct {
 	Streams *Registry // where its streams are registered; nil: nowhere
@@ -46,9 +44,6 @@ func (e *Event) Start(s *Stream) (detached bool) {
 		e.warn(relayedByGoroutines, err)
 		return Portable{Streams: e.Streams}.Start(s)
 	}
-	// The runtime's poller lets go of the sockets, which stay open.
-	s.Client.Close()
-	s.Upstream.Close()
 	p.enrol()
 	return true
 }
@@ -71,8 +66,8 @@ var errNoSocket = errors.New("no socket")
 // relayedByGoroutines is what is warned of where a stream goes to the portable engine.
 const relayedByGoroutines = "a stream is relayed by goroutines: no event loop could take it"
 
-// takeOver gives p descriptors of its own for its two sockets, and a loop. upstream may be
-// nil. After an error the connections are as they were.
+// takeOver gives p the two sockets, and a loop. upstream may be nil. After an error the
+// connections are as they were.
 func (e *Event) takeOver(p *pair, client, upstream net.Conn) error {
 	if !socket.Is(client) || upstream != nil && !socket.Is(upstream) {
 		return errNoSocket
@@ -81,18 +76,20 @@ func (e *Event) takeOver(p *pair, client, upstream net.Conn) error {
 	p.started = time.Since(epoch)
 	p.delivered = p.started
 
-	err := p.client.dup(p, client)
-	if err == nil {
-		if err = p.upstream.dup(p, upstream); err == nil {
-			if err = p.join(); err == nil {
-				return nil
-			}
-			if upstream != nil {
-				unix.Close(int(p.upstream.fd))
-			}
-		}
-		unix.Close(int(p.client.fd))
+	toClient, err := p.client.borrow(p, client)
+	if err != nil {
+		return err
 	}
+	toUpstream, err := p.upstream.borrow(p, upstream)
+	if err == nil {
+		if err = p.join(); err == nil {
+			toClient.Keep()
+			toUpstream.Keep()
+			return nil
+		}
+		toUpstream.Return()
+	}
+	toClient.Return()
 	return err
 }
 
@@ -149,20 +146,19 @@ type endpoint struct {
 	finished           bool // its peer has finished sending
 }
 
-// dup makes s a second descriptor of c, or of nothing if c is nil.
-func (s *endpoint) dup(p *pair, c net.Conn) error {
+// borrow gives s the socket c, or nothing if c is nil.
+func (s *endpoint) borrow(p *pair, c net.Conn) (loan socket.Loan, err error) {
 	if c == nil {
 		s.fd = -1
-		return nil
+		return loan, nil
 	}
-	fd, err := socket.Dup(c)
-	if err != nil {
-		return err
+	if loan, err = socket.Lend(c); err != nil {
+		return loan, err
 	}
-	_, tcp := c.(*net.TCPConn)
+	tcp := socket.IsTCPSocket(c)
 	// epoll tells when it can be read.
-	*s = endpoint{pair: p, fd: int32(fd), tcp: tcp, writable: true, shortReads: !tcp}
-	return nil
+	*s = endpoint{pair: p, fd: int32(loan.FD), tcp: tcp, writable: true, shortReads: !tcp}
+	return loan, nil
 }
 
 // lane is one direction of a pair: it holds bytes, in memory or in a pipe, only while

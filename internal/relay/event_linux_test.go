@@ -365,10 +365,11 @@ func TestEventFair(t *testing.T) {
 		for s, far := range map[*endpoint]*net.Conn{&p.client: &client, &p.upstream: &upstream} {
 			var near net.Conn
 			near, *far = connect(t, "tcp")
-			if err := s.dup(p, near); err != nil {
+			loan, err := s.borrow(p, near)
+			if err != nil {
 				t.Fatal(err)
 			}
-			near.Close()
+			loan.Keep()
 			t.Cleanup(func() { unix.Close(int(s.fd)) })
 		}
 		if err := l.watch(p); err != nil {

@@ -19,8 +19,6 @@ func (e *Event) Serve(s *Session) (detached bool) {
 		e.warn(relayedByGoroutines, err)
 		return Portable{Streams: e.Streams}.Serve(s)
 	}
-	s.Client.Close()
-	s.Upstream.Close()
 	p.enrol()
 	return true
 }
@@ -32,7 +30,6 @@ func (e *Event) Park(s *Session) bool {
 		e.warn("an idle connection is closed: no event loop could take it", err)
 		return false
 	}
-	s.Client.Close()
 	p.enrol()
 	return true
 }
@@ -680,7 +677,14 @@ func (l *loop) handBack(p *pair, data []byte) {
 // gives them to the owner, nil if the client's is lost.
 func (p *pair) handOver(client, upstream int, data []byte) (take func()) {
 	var kept net.Conn
-	if upstream >= 0 {
+	switch {
+	case upstream < 0:
+	case p.upstream.tcp && hasDescriptor():
+		kept = socket.NewBare(upstream)
+	case p.upstream.tcp: // one that is only kept makes room
+		unix.Close(upstream)
+		p.owner.Dropped()
+	default:
 		var err error
 		if kept, err = socket.FromDescriptor(upstream); err != nil {
 			p.owner.Dropped()
@@ -699,6 +703,15 @@ func (p *pair) handOver(client, upstream int, data []byte) (take func()) {
 		p.owner.Take(conn, data, kept, p.forget)
 		p.forget()
 	}
+}
+
+// hasDescriptor reports whether there is one left.
+func hasDescriptor() bool {
+	fd, err := unix.Dup(0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err != unix.EMFILE && err != unix.ENFILE
 }
 
 // leave takes a socket out of the loop, which does not close it.

@@ -87,10 +87,11 @@ func newHandLoop(t *testing.T, in string) *handLoop {
 	for s, far := range map[*endpoint]*net.Conn{&l.p.client: &l.client, &l.p.upstream: &l.upstream} {
 		near, c := connect(t, "tcp")
 		*far = c
-		if err := s.dup(l.p, near); err != nil {
+		loan, err := s.borrow(l.p, near)
+		if err != nil {
 			t.Fatal(err)
 		}
-		near.Close()
+		loan.Keep()
 	}
 	if err := l.watch(l.p); err != nil {
 		t.Fatal(err)

@@ -76,16 +76,16 @@ func socketError(fd uintptr) error {
 // a reset: a socket tells of it once, and a write of ours that was under way took the
 // error, so that reading only saw an end.
 func LostPeer(conn net.Conn) bool {
-	tcp, ok := Of(conn).(*net.TCPConn)
-	if !ok {
+	tcp := Of(conn)
+	if !IsTCPSocket(tcp) {
 		return false
 	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
+	raw := rawConn(tcp)
+	if raw == nil {
 		return true
 	}
 	lost := false
-	err = raw.Control(func(fd uintptr) { lost = PeerLost(int(fd)) })
+	err := raw.Control(func(fd uintptr) { lost = PeerLost(int(fd)) })
 	// Where err is set the stream has ended meanwhile: there is no end to pass on.
 	return err != nil || lost
 }

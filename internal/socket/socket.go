@@ -2,8 +2,8 @@
 // beneath its wrappers, half-close, reset, a descriptor of its own, a read that holds no
 // buffer while it waits, and whether the peer is still there.
 //
-// A socket is a *net.TCPConn or a *net.UnixConn itself, not a type that embeds one: such a
-// type may have a Read of its own.
+// A socket is a *net.TCPConn, a *net.UnixConn or a *[Bare] itself, not a type that embeds
+// one: such a type may have a Read of its own.
 package socket
 
 import "net"
@@ -11,8 +11,14 @@ import "net"
 // Is reports whether conn is a socket: its bytes are those of the socket, and nobody has
 // read ahead.
 func Is(conn net.Conn) bool {
+	_, unix := conn.(*net.UnixConn)
+	return unix || IsTCPSocket(conn)
+}
+
+// IsTCPSocket reports whether conn is a socket of TCP.
+func IsTCPSocket(conn net.Conn) bool {
 	switch conn.(type) {
-	case *net.TCPConn, *net.UnixConn:
+	case *net.TCPConn, *Bare:
 		return true
 	}
 	return false

@@ -28,6 +28,8 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 	"github.com/pires/go-proxyproto"
+
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // Options say how a pool chooses and dials.
@@ -135,6 +137,10 @@ func (p *Pool) PerClient() bool {
 // a round. The caller releases the reservation when it has closed the connection. An error
 // is an *Error, for the last server that was tried.
 func (p *Pool) Connect(ctx context.Context, client *Client) (net.Conn, *Reservation, error) {
+	first := p.begin(client)
+	if first.conn != nil {
+		return first.conn, first.to, nil // nobody had to wait
+	}
 	watch := &clientWatch{conn: client.Conn, pending: client.Pending}
 	ctx, stop := watch.start(ctx)
 	defer func() {
@@ -144,7 +150,7 @@ func (p *Pool) Connect(ctx context.Context, client *Client) (net.Conn, *Reservat
 
 	giveUp := time.Now().Add(p.options.TryDuration)
 	for {
-		conn, to, err := p.tryEach(ctx, client)
+		conn, to, err := p.tryEach(ctx, client, first)
 		if err == nil {
 			return conn, to, nil
 		}
@@ -159,22 +165,50 @@ func (p *Pool) Connect(ctx context.Context, client *Client) (net.Conn, *Reservat
 		case <-ctx.Done():
 			return nil, nil, errGivenUp
 		}
+		first = beginning{}
 	}
 }
 
+// beginning is how far the first server of a round has come. Zero: it is not chosen yet.
+type beginning struct {
+	to      *Reservation // nil: none
+	conn    net.Conn     // nil: there is none yet
+	waiting *socket.Connecting
+	err     error // why there is no server, or no connection
+}
+
+// begin chooses a server, and connects to it as far as that goes without waiting.
+func (p *Pool) begin(client *Client) (b beginning) {
+	if b.to, b.err = p.Choose(client); b.err != nil || !b.to.direct.IsValid() {
+		return b
+	}
+	b.conn, b.waiting, b.err = socket.Connect(b.to.direct)
+	if b.waiting == nil {
+		b.err = p.dialed(context.Background(), b.to.Server, client, b.err)
+	}
+	return b
+}
+
 // tryEach is a round of Connect.
-func (p *Pool) tryEach(ctx context.Context, client *Client) (net.Conn, *Reservation, error) {
+func (p *Pool) tryEach(ctx context.Context, client *Client, first beginning) (net.Conn, *Reservation, error) {
 	var tried []*Server
 	var failure error
 	for {
-		to, err := p.Choose(client, tried...)
-		if err != nil {
+		to, err := first.to, first.err
+		if to == nil && err == nil {
+			to, err = p.Choose(client, tried...)
+		}
+		if to == nil {
 			if failure == nil {
 				failure = err
 			}
 			return nil, nil, failure
 		}
-		conn, err := p.Dial(ctx, to.Server, client)
+		var conn net.Conn
+		if err == nil {
+			conn, err = p.dial(ctx, to.Server, client, first.waiting)
+		}
+		first = beginning{}
 		if err == nil {
 			return conn, to, nil
 		}
@@ -223,13 +257,36 @@ func (p *Pool) PerRequest() bool { return perRequest(p.options.Selector) || p.Pe
 // Dial connects to a server for the client, with TLS and the PROXY protocol header. An error
 // is an *Error.
 func (p *Pool) Dial(ctx context.Context, to *Server, client *Client) (net.Conn, error) {
-	var header *proxyproto.Header
-	if p.options.ProxyProtocol != 0 {
-		header = proxyproto.HeaderProxyFromAddrs(p.options.ProxyProtocol, client.Stream.RemoteAddr(), client.Stream.LocalAddr())
-	}
+	return p.dial(ctx, to, client, nil)
+}
+
+// dial is Dial, which may have begun.
+func (p *Pool) dial(ctx context.Context, to *Server, client *Client, begun *socket.Connecting) (conn net.Conn, err error) {
 	dialCtx, cancel := context.WithTimeout(ctx, p.options.DialTimeout)
 	defer cancel()
-	conn, err := to.dial(dialCtx, client.Stream.Replacer(), header, client.ALPN)
+	switch {
+	case begun != nil:
+		conn, err = begun.Wait(dialCtx)
+	case to.direct.IsValid():
+		if conn, begun, err = socket.Connect(to.direct); begun != nil {
+			conn, err = begun.Wait(dialCtx)
+		}
+	default:
+		var header *proxyproto.Header
+		if p.options.ProxyProtocol != 0 {
+			header = proxyproto.HeaderProxyFromAddrs(p.options.ProxyProtocol, client.Stream.RemoteAddr(), client.Stream.LocalAddr())
+		}
+		conn, err = to.dial(dialCtx, client.Stream.Replacer(), header, client.ALPN)
+	}
+	if err = p.dialed(ctx, to, client, err); err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// dialed counts and reports a dial that has ended, with err if that is not nil. It returns
+// the *Error of that.
+func (p *Pool) dialed(ctx context.Context, to *Server, client *Client, err error) error {
 	attempt := Attempt{Client: client, Server: to}
 	if err != nil {
 		attempt.Failure = newError(ctx, to, err)
@@ -242,9 +299,9 @@ func (p *Pool) Dial(ctx context.Context, to *Server, client *Client) (net.Conn, 
 		p.options.Dialed(attempt)
 	}
 	if err != nil {
-		return nil, attempt.Failure
+		return attempt.Failure
 	}
-	return conn, nil
+	return nil
 }
 
 // Reservation is a server that was chosen, and a place among its streams, which counts until

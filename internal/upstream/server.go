@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 
 	"github.com/streamprox/caddy-streamprox/internal/relay"
+	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // Server is a server that a pool may dial, as its configuration says.
@@ -27,8 +29,9 @@ type Server struct {
 	local     []string          // local addresses, if placeholders are left in any
 	allow     Allow             // where such placeholders may lead
 	resolver  resolver
-	tls       *tls.Config   // nil: no TLS
-	tlsWait   time.Duration // for the handshake; 0: as long as the dial may take
+	direct    netip.AddrPort // where socket.Connect leads to the server; zero: dial it
+	tls       *tls.Config    // nil: no TLS
+	tlsWait   time.Duration  // for the handshake; 0: as long as the dial may take
 
 	maxConnections int             // 0: no limit
 	maxFails       int             // failed dials that make it unavailable; 0: they do not matter
@@ -73,6 +76,7 @@ func newServer(ctx caddy.Context, config *l4proxy.Upstream, options *Options) (*
 	if err != nil {
 		return nil, fmt.Errorf("upstream %q: %w", dial, err)
 	}
+	s.setDirect(options)
 	s.peer = openPeer(s.key())
 	if options.HealthChecks != nil && options.HealthChecks.CloseStreams {
 		s.group = &s.peer.streams
@@ -150,6 +154,16 @@ func (s *Server) setTLS(ctx caddy.Context) (err error) {
 	}
 	s.tls.ServerName = s.fixed.serverName
 	return nil
+}
+
+// setDirect sets direct, if a connection to one literal address is all there is to a dial.
+func (s *Server) setDirect(options *Options) {
+	host, err := netip.ParseAddr(s.fixed.host)
+	port, portErr := strconv.ParseUint(s.fixed.port, 10, 16)
+	if socket.CanConnect && err == nil && host.Zone() == "" && portErr == nil && s.network != "unix" &&
+		!s.perClient && len(s.fixed.local) == 0 && s.tls == nil && options.ProxyProtocol == 0 {
+		s.direct = netip.AddrPortFrom(host.Unmap(), uint16(port))
+	}
 }
 
 // checkOptions refuses options that do not go together.
