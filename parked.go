@@ -35,7 +35,7 @@ func (p *parking) park(conn net.Conn, next continuation, patience time.Duration)
 	if patience == 0 {
 		patience = math.MaxInt64
 	}
-	if !p.parker.Park(&relay.Session{Client: conn, Keepalive: patience, Owner: parked{next}}) {
+	if !p.parker.Park(&relay.Session{Client: conn, Keepalive: patience, Owner: &parked{next}}) {
 		if socket.Unread(conn) {
 			first := socket.NewReader(conn)
 			if data, _ := first.ReadFirst(next.inspect.limits.Bytes); len(data) > 0 {
@@ -54,7 +54,7 @@ func (p *parking) park(conn net.Conn, next continuation, patience time.Duration)
 // at the end of the process: it would close them if it still had them.
 func retireParked() {
 	streams.Retire(func(owner relay.Owner) bool {
-		_, ok := owner.(parked)
+		_, ok := owner.(*parked)
 		return ok
 	})
 }
@@ -63,10 +63,10 @@ func retireParked() {
 type parked struct{ continuation }
 
 // Next implements relay.Owner: all is for Take.
-func (parked) Next([]byte, bool) relay.Next { return relay.Next{} }
+func (*parked) Next([]byte, bool) relay.Next { return relay.Next{} }
 
 // Take implements relay.Owner: the request is inspected, and goes wherever it belongs.
-func (p parked) Take(client net.Conn, data []byte, _ net.Conn, registered func()) {
+func (p *parked) Take(client net.Conn, data []byte, _ net.Conn, registered func()) {
 	in := p.next(client, data)
 	in.turn.hold()
 	registered()
@@ -74,11 +74,11 @@ func (p parked) Take(client net.Conn, data []byte, _ net.Conn, registered func()
 }
 
 // Refusal, Ended, Tunnelled, Dropped and Closed implement relay.Owner. There is nothing to tell.
-func (parked) Refusal(int) []byte  { return nil }
-func (parked) Ended(relay.Account) {}
-func (parked) Tunnelled()          {}
-func (parked) Dropped()            {}
-func (parked) Closed()             {}
+func (*parked) Refusal(int) []byte  { return nil }
+func (*parked) Ended(relay.Account) {}
+func (*parked) Tunnelled()          {}
+func (*parked) Dropped()            {}
+func (*parked) Closed()             {}
 
 // Interface guards
-var _ relay.Owner = parked{}
+var _ relay.Owner = (*parked)(nil)

@@ -16,8 +16,9 @@ type continuation struct {
 	parent  *layer4.Connection // the connection as that inspect was given it
 }
 
-// inspector returns the inspect that routes the next request.
-func (c continuation) inspector() *Inspect { return c.inspect }
+// inspector returns the inspect that routes the next request. Anybody may call it at any time:
+// it looks at nothing else.
+func (c *continuation) inspector() *Inspect { return c.inspect }
 
 // next returns the inspection of the next request, of which data, not empty, has been
 // received on conn.

@@ -71,6 +71,7 @@ func TestEventIdle(t *testing.T) {
 		peers[i][0], peers[i][1] = connect(t, "tcp")
 		peers[i][2], peers[i][3] = connect(t, "tcp")
 	}
+	until(t, "the loops of other tests have ended", func() bool { return running() == 0 })
 	goroutines, open := runtime.NumGoroutine(), openDescriptors()
 	loops := runtime.GOMAXPROCS(0)
 
@@ -99,6 +100,7 @@ func TestEventIdle(t *testing.T) {
 	if got := r.Drain(now); got != streams {
 		t.Errorf("reset: got %d streams, want %d", got, streams)
 	}
+	until(t, "the loops have ended", func() bool { return running() == 0 })
 	if got, want := openDescriptors(), open-2*streams; got > want {
 		t.Errorf("descriptors after the end: got %d, want %d", got, want)
 	}
@@ -251,6 +253,7 @@ func TestEventUrgentData(t *testing.T) {
 
 // TestEventShortOfDescriptors takes all descriptors away, and gives them back.
 func TestEventShortOfDescriptors(t *testing.T) {
+	until(t, "the loops have ended, which may have pipes", func() bool { return running() == 0 })
 	warned := make(chan error, 10)
 	e := &Event{Warn: func(_ string, err error) { warned <- err }}
 	early := relayed(t, e, "tcp", Stream{})
@@ -477,4 +480,17 @@ func TestEventDescriptorZero(t *testing.T) {
 		l.ends(t, Account{ToUpstream: 4})
 	}
 	r.Drain(t.Context())
+	until(t, "the loops have ended, which may have the descriptor", func() bool { return running() == 0 })
+}
+
+// running returns how many event loops there are.
+func running() (n int) {
+	for _, l := range loops() {
+		l.mu.Lock()
+		if l.sockets != nil {
+			n++
+		}
+		l.mu.Unlock()
+	}
+	return n
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // loops are all the event loops of the process, as many as can run at once. Each runs
-// while it has streams.
+// while it has streams, and for a moment after the last one.
 var loops = sync.OnceValue(func() []*loop {
 	all := make([]*loop, runtime.GOMAXPROCS(0))
 	for i := range all {
@@ -46,6 +46,7 @@ type loop struct {
 	// The rest is the goroutine's.
 	now      time.Duration // when this turn began: the time is asked for once
 	yielded  time.Duration // when others last came first
+	deserted time.Duration // when the last stream ended; 0: there are some
 	events   []unix.EpollEvent
 	messages []message // those of this turn
 	ready    []*pair   // to be served, each once
@@ -199,18 +200,43 @@ const (
 	rest = 50 * time.Microsecond
 )
 
+// parting is how long a loop waits for another stream before it ends. Streams that last for a
+// moment would else let it begin and end again and again.
+const parting = 200 * time.Millisecond
+
 // one is what is added to an eventfd.
 var one = binary.NativeEndian.AppendUint64(nil, 1)
 
 // run is the goroutine of the loop. It ends when no stream is left.
 func (l *loop) run() {
-	for more := true; more; {
+	for !l.ends() {
 		l.wait()
 		l.readMessages()
 		l.serveReady()
 		l.checkClocks()
-		more = l.reportEnded()
+		l.reportEnded()
 	}
+}
+
+// ends closes the loop if it has had no stream for parting, and reports whether it did.
+func (l *loop) ends() bool {
+	switch {
+	case l.streams.Load() > 0:
+		l.deserted = 0
+		return false
+	case l.deserted == 0:
+		l.deserted = l.now
+		return false
+	case l.now-l.deserted < parting:
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.streams.Load() > 0 { // it has just joined
+		return false
+	}
+	l.close()
+	return true
 }
 
 // wait waits until there is something to do, and begins the next turn with it. After a busy
@@ -273,6 +299,9 @@ func (l *loop) yield() {
 // -1: for ever.
 func (l *loop) patience() int {
 	due := l.clocks.first()
+	if l.deserted != 0 {
+		due = l.deserted + parting
+	}
 	switch {
 	case len(l.ready) > 0:
 		return 0
@@ -359,11 +388,10 @@ func (l *loop) checkClocks() {
 	}
 }
 
-// reportEnded reports the streams that have ended to those who began them. It returns false
-// when the loop has no stream left: then it is closed.
-func (l *loop) reportEnded() (more bool) {
+// reportEnded reports the streams that have ended to those who began them.
+func (l *loop) reportEnded() {
 	if len(l.ended) == 0 {
-		return true
+		return
 	}
 	ended := l.ended
 	l.ended = nil
@@ -371,17 +399,9 @@ func (l *loop) reportEnded() (more bool) {
 	for _, p := range ended {
 		p.gone = true
 	}
-	if more = l.streams.Add(int32(-len(ended))) > 0; !more {
-		for _, m := range l.inbox { // about streams that have ended
-			if m.first != nil {
-				m.first <- false
-			}
-		}
-		l.close()
-	}
+	l.streams.Add(int32(-len(ended)))
 	l.mu.Unlock()
 	for _, p := range ended {
 		go p.conclude()
 	}
-	return more
 }

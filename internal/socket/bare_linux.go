@@ -258,25 +258,26 @@ func (b *Bare) SetLinger(sec int) error {
 }
 
 // LocalAddr implements net.Conn.
-func (b *Bare) LocalAddr() net.Addr { return b.address(unix.Getsockname, net.Conn.LocalAddr) }
+func (b *Bare) LocalAddr() net.Addr { return b.address(syscall.Getsockname, net.Conn.LocalAddr) }
 
 // RemoteAddr implements net.Conn.
 func (b *Bare) RemoteAddr() net.Addr {
 	if b.to.IsValid() {
 		return net.TCPAddrFromAddrPort(b.to)
 	}
-	return b.address(unix.Getpeername, net.Conn.RemoteAddr)
+	return b.address(syscall.Getpeername, net.Conn.RemoteAddr)
 }
 
-func (b *Bare) address(ask func(fd int) (unix.Sockaddr, error), of func(net.Conn) net.Addr) net.Addr {
+// address asks the system, or conn. Package unix would ask for the protocol too.
+func (b *Bare) address(ask func(fd int) (syscall.Sockaddr, error), of func(net.Conn) net.Addr) net.Addr {
 	conn, fd := b.opened()
 	if conn != nil {
 		return of(conn)
 	}
 	switch address, _ := ask(fd); address := address.(type) {
-	case *unix.SockaddrInet4:
+	case *syscall.SockaddrInet4:
 		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4(address.Addr), uint16(address.Port)))
-	case *unix.SockaddrInet6:
+	case *syscall.SockaddrInet6:
 		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom16(address.Addr), uint16(address.Port)))
 	}
 	return (*net.TCPAddr)(nil)

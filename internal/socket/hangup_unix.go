@@ -92,8 +92,8 @@ func LostPeer(conn net.Conn) bool {
 
 // PeerLost is LostPeer for the descriptor of a TCP connection.
 func PeerLost(fd int) bool {
-	_, err := unix.Getpeername(fd)
-	return err == unix.ENOTCONN
+	_, err := syscall.Getpeername(fd) // package unix asks for the protocol too
+	return err == syscall.ENOTCONN
 }
 
 // Quiet reports whether the peer of an idle connection has neither sent anything nor ended
