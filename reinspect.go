@@ -35,6 +35,7 @@ type reinspectConn struct {
 	next    *inspection // of the request after it, once there is a byte of it
 	route   int         // that leads here, of the outermost inspect; -1 if none does by itself
 	single  bool        // there is no next request
+	direct  bool        // the server reads without a buffer in between: it has read one byte
 	parking *parking    // for when there is nothing to read; nil: the server waits
 
 	// Later requests come on the connection as the outermost inspect had it, without what
@@ -102,6 +103,7 @@ func (c *reinspectConn) Read(p []byte) (int, error) {
 	case !c.message.complete:
 		return c.readMessage(p)
 	case len(p) == 1:
+		c.direct = true
 		return 0, c.watch()
 	}
 	if err := c.advance(); err != nil {
@@ -158,8 +160,10 @@ func (c *reinspectConn) advance() error {
 	}
 	c.clock.enter(awaiting)
 	park := c.parking
-	if c.message.blank > 0 {
-		park = nil // what comes next may be a line end that is not for inspect
+	if c.message.blank > 0 || !c.direct {
+		// What comes next may be a line end that is not for inspect. With a buffer in between,
+		// a handler may still run.
+		park = nil
 	}
 	switch err := c.readNext(park); {
 	case err == errIdle:
