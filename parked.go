@@ -28,9 +28,9 @@ func (p *parking) due(now time.Time) time.Time {
 }
 
 // park lets a connection wait for its next request, for as long as the HTTP server would
-// have waited; 0: for ever. Where nothing takes it, it is closed: it is idle, and its client
-// opens another one. But if that request has come meanwhile, it is returned, and the
-// connection is left open.
+// have waited; 0: for ever. The caller has taken a descriptor to do it with. Where nothing
+// takes the connection, it is closed: it is idle, and its client opens another one. But if
+// that request has come meanwhile, it is returned, and the connection is left open.
 func (p *parking) park(conn net.Conn, next continuation, patience time.Duration) (came *inspection) {
 	if patience == 0 {
 		patience = math.MaxInt64

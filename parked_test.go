@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
@@ -26,6 +27,7 @@ type countingParker struct {
 
 func (p *countingParker) Park(s *relay.Session) bool {
 	if p.refuse != nil {
+		descriptors.Unused(1)
 		p.refuse(s.Client)
 		return false
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
@@ -167,7 +168,11 @@ func (c *reinspectConn) advance() error {
 	}
 	switch err := c.readNext(park); {
 	case err == errIdle:
-		return c.leave()
+		end := c.leave()
+		if end != io.EOF {
+			descriptors.Unused(1) // else Close parks
+		}
+		return end
 	case err != nil:
 		return err
 	}
@@ -212,7 +217,8 @@ func (c *reinspectConn) leave() error {
 }
 
 // readNext reads until it is certain what follows the message. An error is one of the
-// connection, the server's interruption, or, with parking, errIdle.
+// connection, the server's interruption, or, with parking, errIdle: then a descriptor has been
+// taken to park with.
 func (c *reinspectConn) readNext(park *parking) error {
 	if c.next == nil {
 		c.retire()
@@ -242,7 +248,10 @@ func (c *reinspectConn) readFirst(park *parking) error {
 		}
 		first, err := c.first.ReadFirst(c.continuation.inspect.limits.Bytes)
 		if idle && errors.Is(err, os.ErrDeadlineExceeded) && !c.clock.isInterrupted() {
-			return errIdle
+			if descriptors.Take(1) { // the one to park with
+				return errIdle
+			}
+			continue // it stays with the server
 		}
 		if len(first) == 0 {
 			return noProgress(err)

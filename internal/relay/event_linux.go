@@ -40,7 +40,7 @@ func (e *Event) Start(s *Stream) (detached bool) {
 	p := &pair{group: s.Group, done: s.Done, idle: s.IdleTimeout, halfClose: s.HalfCloseTimeout}
 	p.up.accept(s.ToUpstream)
 	p.down.accept(s.ToClient)
-	if err := e.takeOver(p, s.Client, s.Upstream); err != nil {
+	if err := e.takeOver(p, s.Client, s.Upstream, socket.Lend); err != nil {
 		e.warn(relayedByGoroutines, err)
 		return Portable{Streams: e.Streams}.Start(s)
 	}
@@ -66,9 +66,9 @@ var errNoSocket = errors.New("no socket")
 // relayedByGoroutines is what is warned of where a stream goes to the portable engine.
 const relayedByGoroutines = "a stream is relayed by goroutines: no event loop could take it"
 
-// takeOver gives p the two sockets, and a loop. upstream may be nil. After an error the
-// connections are as they were.
-func (e *Event) takeOver(p *pair, client, upstream net.Conn) error {
+// takeOver gives p the two sockets, by lend, and a loop. upstream may be nil. After an error
+// the connections are as they were.
+func (e *Event) takeOver(p *pair, client, upstream net.Conn, lend func(net.Conn) (socket.Loan, error)) error {
 	if !socket.Is(client) || upstream != nil && !socket.Is(upstream) {
 		return errNoSocket
 	}
@@ -76,11 +76,11 @@ func (e *Event) takeOver(p *pair, client, upstream net.Conn) error {
 	p.started = time.Since(epoch)
 	p.delivered = p.started
 
-	toClient, err := p.client.borrow(p, client)
+	toClient, err := p.client.borrow(p, client, lend)
 	if err != nil {
 		return err
 	}
-	toUpstream, err := p.upstream.borrow(p, upstream)
+	toUpstream, err := p.upstream.borrow(p, upstream, lend)
 	if err == nil {
 		if err = p.join(); err == nil {
 			toClient.Keep()
@@ -146,13 +146,13 @@ type endpoint struct {
 	finished           bool // its peer has finished sending
 }
 
-// borrow gives s the socket c, or nothing if c is nil.
-func (s *endpoint) borrow(p *pair, c net.Conn) (loan socket.Loan, err error) {
+// borrow gives s the socket c, by lend, or nothing if c is nil.
+func (s *endpoint) borrow(p *pair, c net.Conn, lend func(net.Conn) (socket.Loan, error)) (loan socket.Loan, err error) {
 	if c == nil {
 		s.fd = -1
 		return loan, nil
 	}
-	if loan, err = socket.Lend(c); err != nil {
+	if loan, err = lend(c); err != nil {
 		return loan, err
 	}
 	tcp := socket.IsTCPSocket(c)

@@ -368,7 +368,7 @@ func TestEventFair(t *testing.T) {
 		for s, far := range map[*endpoint]*net.Conn{&p.client: &client, &p.upstream: &upstream} {
 			var near net.Conn
 			near, *far = connect(t, "tcp")
-			loan, err := s.borrow(p, near)
+			loan, err := s.borrow(p, near, socket.Lend)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -6,6 +6,10 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 )
 
 // parkedOwner takes a parked connection with its next bytes.
@@ -42,6 +46,9 @@ func park(t *testing.T, network string, streams *Registry, keepalive time.Durati
 		before(client)
 	}
 	owner := newParkedOwner(t)
+	if !descriptors.Take(1) {
+		t.Fatal("descriptors are scarce")
+	}
 	if !(&Event{Streams: streams}).Park(&Session{Client: conn, Keepalive: keepalive, Owner: owner}) {
 		t.Fatal("not parked")
 	}
@@ -148,13 +155,28 @@ func TestParkEnds(t *testing.T) {
 	}
 }
 
-// TestParkScarce: without a descriptor of the engine's own a connection is not parked, and
+// TestParkFails: where there is no descriptor in spite of all, a connection is not parked, and
 // stays as it is.
-func TestParkScarce(t *testing.T) {
+func TestParkFails(t *testing.T) {
 	conn, client := connect(t, "tcp")
-	leaveReserve(t)
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if !descriptors.Take(1) {
+		t.Fatal("descriptors are scarce")
+	}
+	none := before
+	none.Cur = 3
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
 	var streams Registry
-	if (&Event{Streams: &streams}).Park(&Session{Client: conn, Keepalive: time.Hour, Owner: newParkedOwner(t)}) {
+	parked := (&Event{Streams: &streams}).Park(&Session{Client: conn, Keepalive: time.Hour, Owner: newParkedOwner(t)})
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if parked {
 		t.Fatal("parked")
 	}
 	send(t, client, "hello")

@@ -57,9 +57,10 @@ type Session struct {
 // at the cost of a descriptor and a record.
 type Parker interface {
 	// Park begins a session with waiting, for Keepalive. It has neither Upstream nor Request.
+	// The caller has been granted a descriptor for it, by descriptors.Take; Park settles that.
 	// Park reports false, and leaves the connection as it is, if that is nothing for the
-	// engine or descriptors are short. Else the connection is closed, as by Serve, and the
-	// engine has its socket.
+	// engine or it fails. Else the connection is closed, as by Serve, and the engine has its
+	// socket.
 	Park(*Session) bool
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 	"github.com/streamprox/caddy-streamprox/internal/exchange"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
@@ -15,7 +16,7 @@ import (
 func (e *Event) Serve(s *Session) (detached bool) {
 	p := newSession(s)
 	p.session.first = &firstRequest{s.Request, s.Pending, s.Received}
-	if err := e.takeOver(p, s.Client, s.Upstream); err != nil {
+	if err := e.takeOver(p, s.Client, s.Upstream, socket.Lend); err != nil {
 		e.warn(relayedByGoroutines, err)
 		return Portable{Streams: e.Streams}.Serve(s)
 	}
@@ -25,8 +26,12 @@ func (e *Event) Serve(s *Session) (detached bool) {
 
 // Park implements [Parker].
 func (e *Event) Park(s *Session) bool {
+	if !socket.Is(s.Client) {
+		descriptors.Unused(1)
+		return false
+	}
 	p := newSession(s)
-	if err := e.takeOver(p, s.Client, nil); err != nil {
+	if err := e.takeOver(p, s.Client, nil, socket.LendTaken); err != nil {
 		e.warn("an idle connection is closed: no event loop could take it", err)
 		return false
 	}

@@ -87,7 +87,7 @@ func newHandLoop(t *testing.T, in string) *handLoop {
 	for s, far := range map[*endpoint]*net.Conn{&l.p.client: &l.client, &l.p.upstream: &l.upstream} {
 		near, c := connect(t, "tcp")
 		*far = c
-		loan, err := s.borrow(l.p, near)
+		loan, err := s.borrow(l.p, near, socket.Lend)
 		if err != nil {
 			t.Fatal(err)
 		}

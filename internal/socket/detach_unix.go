@@ -16,8 +16,18 @@ import (
 // Dup returns a second descriptor of conn, a socket. It does not block, and the caller
 // closes it. The error is descriptors.ErrScarce if that would be one of the reserve.
 func Dup(conn net.Conn) (fd int, err error) {
+	if !descriptors.Take(1) {
+		return -1, descriptors.ErrScarce
+	}
+	return DupTaken(conn)
+}
+
+// DupTaken is Dup for those to whom [descriptors.Take] has granted the descriptor. It settles
+// that, also with an error.
+func DupTaken(conn net.Conn) (fd int, err error) {
 	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
+		descriptors.Unused(1)
 		return -1, err
 	}
 	if fd, err = dup(raw); err != nil {
@@ -31,10 +41,8 @@ func Dup(conn net.Conn) (fd int, err error) {
 	return fd, nil
 }
 
+// dup opens the descriptor that has been taken for it.
 func dup(raw syscall.RawConn) (fd int, err error) {
-	if !descriptors.Take(1) {
-		return -1, descriptors.ErrScarce
-	}
 	var dupErr error
 	err = raw.Control(func(original uintptr) {
 		fd, dupErr = unix.FcntlInt(original, unix.F_DUPFD_CLOEXEC, 3)
@@ -53,6 +61,9 @@ func dup(raw syscall.RawConn) (fd int, err error) {
 func Detach(conn net.Conn) (detached net.Conn, ok bool) {
 	raw := rawConn(conn)
 	if raw == nil {
+		return conn, false
+	}
+	if !descriptors.Take(1) {
 		return conn, false
 	}
 	fd, err := dup(raw)

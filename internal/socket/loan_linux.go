@@ -4,6 +4,8 @@ import (
 	"net"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 )
 
 // Loan is a descriptor of a socket, for who may take it over: either Keep or Return is to
@@ -16,13 +18,36 @@ type Loan struct {
 
 // Lend returns a descriptor of conn, a socket, which does not block. The error is
 // descriptors.ErrScarce if that would be one of the reserve.
-func Lend(conn net.Conn) (l Loan, err error) {
+func Lend(conn net.Conn) (Loan, error) {
+	if l := lendOnly(conn); l.conn != nil {
+		return l, nil
+	}
+	return loanOf(conn, Dup)
+}
+
+// LendTaken is Lend for those to whom [descriptors.Take] has granted a descriptor. It settles
+// that, also with an error.
+func LendTaken(conn net.Conn) (Loan, error) {
+	if l := lendOnly(conn); l.conn != nil {
+		descriptors.Unused(1)
+		return l, nil
+	}
+	return loanOf(conn, DupTaken)
+}
+
+// lendOnly lends the only descriptor of conn, if it can be taken away.
+func lendOnly(conn net.Conn) Loan {
 	if bare, ok := conn.(*Bare); ok {
 		if _, fd := bare.opened(); fd >= 0 {
-			return Loan{FD: fd, conn: conn}, nil
+			return Loan{FD: fd, conn: conn}
 		}
 	}
-	fd, err := Dup(conn)
+	return Loan{}
+}
+
+// loanOf lends a second descriptor of conn.
+func loanOf(conn net.Conn, dup func(net.Conn) (int, error)) (Loan, error) {
+	fd, err := dup(conn)
 	if err != nil {
 		return Loan{}, err
 	}
