@@ -158,7 +158,12 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	if state := tlsState(cx); state != nil {
 		handed = tlsServedConn{served: handed, state: state}
 	}
-	if err := network.Deliver(address, handed, h.wait); err != nil {
+	if err := network.Deliver(address, handed, h.wait); err != nil && caddy.Exiting() {
+		// The server has stopped. Like it, drop the request without an answer: the client
+		// may send it to another one.
+		_ = a.conn.Close()
+		return nil
+	} else if err != nil {
 		h.failures.failure(h.logger.Error, lineKind{message: "delivering connection"},
 			zap.String("listener", address),
 			zap.Duration("wait", h.wait),

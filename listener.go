@@ -43,13 +43,15 @@ func listen(ctx context.Context, _, host, portRange string, portOffset uint, _ n
 }
 
 // exitListener closes with itself, when the process exits, the connections that are parked:
-// a server that stops closes idle ones at once, and then waits for requests.
+// a server that stops closes idle ones at once, and then waits for requests. No listener
+// follows then.
 type exitListener struct{ net.Listener }
 
 // Close implements net.Listener.
 func (l exitListener) Close() error {
 	err := l.Listener.Close()
 	if caddy.Exiting() {
+		network.Finish()
 		retireParked()
 	}
 	return err

@@ -3,6 +3,7 @@ package integration
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -14,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -498,5 +501,113 @@ func TestParkedSurplus(t *testing.T) {
 	eventually(t, "access log", func() bool { return len(accesses()) >= want })
 	if got := len(accesses()); got != want {
 		t.Errorf("%d lines in the access log, want %d", got, want)
+	}
+}
+
+// TestParkedReloadUnderGrace: while a replaced server has its grace period, for a request on a
+// connection that was parked before, those that are parked are closed at once, and that one
+// after its response.
+func TestParkedReloadUnderGrace(t *testing.T) {
+	parksHere(t)
+	const n = 50
+	for _, grace := range []string{"", "grace_period 1h"} {
+		t.Run(grace, func(t *testing.T) {
+			address := freeport.Address(t)
+			arrived, finish := make(chan struct{}, 1), make(chan struct{}, 1)
+			up := backend(t, func(conn net.Conn) {
+				if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
+					return
+				}
+				arrived <- struct{}{}
+				select {
+				case <-finish:
+				case <-time.After(patience):
+				}
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow")
+			})
+			caddyfile := func(answer string) string {
+				return parkSite(address, grace, "", "park 100ms", "handle /slow {\n reverse_proxy "+up+"\n }\n handle {\n respond "+answer+"\n }")
+			}
+			s := start(t, caddyfile("ok"))
+			clients := connections(t, address, n)
+			busy := newScript(t, address)
+			busy.get("/", "ok")
+			s.parked()
+			busy.get("/slow")
+			select {
+			case <-arrived:
+			case <-time.After(patience):
+				t.Fatal("the request does not arrive")
+			}
+			if err := s.load(caddyfile("new")); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range clients {
+				c.get("", "end")
+			}
+			newScript(t, address).get("/", "new")
+			finish <- struct{}{}
+			busy.get("", "slow", "end")
+		})
+	}
+}
+
+// TestParkedShutdownAsItComes: of a process that is told to stop while requests come on
+// connections that are parked again and again, a client gets a whole response or none.
+func TestParkedShutdownAsItComes(t *testing.T) {
+	parksHere(t)
+	const clients = 16
+	for _, park := range []string{"3ms", "0"} {
+		t.Run(park, func(t *testing.T) {
+			caddy, address := buildCaddy(t), freeport.Address(t)
+			config := filepath.Join(t.TempDir(), "Caddyfile")
+			if err := os.WriteFile(config, []byte(parkSite(address, "admin off\ngrace_period 1m", "", "park "+park, "respond ok")), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			home := t.TempDir()
+			pid, _ := run(t, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home}, caddy, "run", "--config", config, "--adapter", "caddyfile")
+			dial(t, address).Close()
+			var answered atomic.Int64
+			var ended atomic.Bool
+			var all sync.WaitGroup
+			for i := range clients {
+				conn := dial(t, address)
+				_ = conn.SetDeadline(time.Now().Add(3 * patience))
+				all.Go(func() {
+					r := bufio.NewReader(conn)
+					for turn := i; ; turn++ {
+						_, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+						if err == nil {
+							_, err = r.Peek(1)
+						}
+						if err != nil {
+							if !ended.Load() {
+								t.Errorf("client %d: %v", i, err)
+							} else if err != io.EOF && !isReset(err) && !errors.Is(err, syscall.EPIPE) {
+								t.Errorf("client %d, at the end: %v", i, err)
+							}
+							return
+						}
+						response, err := http.ReadResponse(r, nil)
+						if err != nil {
+							t.Errorf("client %d: %v", i, err)
+							return
+						}
+						if content, err := io.ReadAll(response.Body); err != nil || string(content) != "ok" {
+							t.Errorf("client %d: got %d %q (%v)", i, response.StatusCode, content, err)
+							return
+						}
+						answered.Add(1)
+						time.Sleep(time.Duration(turn%7) * time.Millisecond)
+					}
+				})
+			}
+			eventually(t, "answers", func() bool { return answered.Load() > 20*clients })
+			ended.Store(true)
+			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			all.Wait()
+		})
 	}
 }

@@ -45,7 +45,8 @@ type Network struct {
 
 	mu        sync.Mutex
 	listeners map[string][]*listener // those that are open, by address, the newest last
-	changed   chan struct{}          // is closed, and forgotten, when listeners changes; nil: nobody waits for that
+	changed   chan struct{}          // is closed, and forgotten, when listeners or final changes; nil: nobody waits for that
+	final     bool                   // no listener is to come
 }
 
 // New returns a network without listeners. Its name is that of the network in the addresses
@@ -76,6 +77,15 @@ func (n *Network) Listen(address string) net.Listener {
 	return l
 }
 
+// Finish says that no listener is to come: from now on Deliver waits for none that is not
+// there.
+func (n *Network) Finish() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.final = true
+	n.wake()
+}
+
 // Deliver hands conn to the newest listener of the address. It waits up to wait for one that
 // accepts, and returns ErrNotListening if there is none; then conn is still the caller's.
 func (n *Network) Deliver(address string, conn Conn, wait time.Duration) error {
@@ -83,6 +93,9 @@ func (n *Network) Deliver(address string, conn Conn, wait time.Duration) error {
 	defer timeout.Stop()
 	for {
 		l, changed := n.send(address)
+		if l == nil && changed == nil {
+			return ErrNotListening
+		}
 		if l == nil {
 			select {
 			case <-changed:
@@ -138,6 +151,11 @@ func (n *Network) set(address string, open []*listener) {
 	} else {
 		n.listeners[address] = open
 	}
+	n.wake()
+}
+
+// wake wakes those who wait for a change. n.mu is held.
+func (n *Network) wake() {
 	if n.changed != nil {
 		close(n.changed)
 		n.changed = nil
@@ -145,14 +163,18 @@ func (n *Network) set(address string, open []*listener) {
 }
 
 // send counts one more request on its way to the newest listener of an address, and returns
-// that listener, or nil, and a channel that is closed when the listeners change.
+// that listener, or nil, and a channel that is closed when the listeners change. Without a
+// listener the channel is nil if none is to come.
 func (n *Network) send(address string) (*listener, <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	open := n.listeners[address]
+	if len(open) == 0 && n.final {
+		return nil, nil
+	}
 	if n.changed == nil {
 		n.changed = make(chan struct{})
 	}
-	open := n.listeners[address]
 	if len(open) == 0 {
 		return nil, n.changed
 	}

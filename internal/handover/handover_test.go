@@ -359,3 +359,33 @@ func TestListenWaitsForRequests(t *testing.T) {
 		})
 	}
 }
+
+// TestFinish: when no listener is to come, a delivery waits for none, also one that has begun
+// to wait. Those that are there still get connections.
+func TestFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New("test")
+		l := n.Listen(address)
+		waiting := make(chan error)
+		go func() { waiting <- n.Deliver("other:80", new(testConn), time.Hour) }()
+		synctest.Wait()
+		begun := time.Now()
+		n.Finish()
+		if err := <-waiting; !errors.Is(err, ErrNotListening) {
+			t.Errorf("waiting: got %v, want ErrNotListening", err)
+		}
+		deliverTo(t, n, l)
+		go func() { waiting <- n.Deliver(address, new(testConn), time.Hour) }()
+		synctest.Wait()
+		l.Close() // and nobody has accepted
+		if err := <-waiting; !errors.Is(err, ErrNotListening) {
+			t.Errorf("waiting for one that closes: got %v, want ErrNotListening", err)
+		}
+		if err := n.Deliver(address, new(testConn), time.Hour); !errors.Is(err, ErrNotListening) {
+			t.Errorf("afterwards: got %v, want ErrNotListening", err)
+		}
+		if took := time.Since(begun); took != 0 {
+			t.Errorf("it took %s, want no time", took)
+		}
+	})
+}
