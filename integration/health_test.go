@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
@@ -187,6 +188,34 @@ func TestCloseIfUnhealthy(t *testing.T) {
 			expectAnswer(t, conn, "503")
 		})
 	}
+}
+
+// TestCloseIfUnhealthyWaiting checks that a client which waits between two requests when the
+// upstream goes down keeps its connection: its next request goes to another upstream.
+func TestCloseIfUnhealthyWaiting(t *testing.T) {
+	left := make(chan struct{})
+	first := newDownable(t, func(conn net.Conn) {
+		r := bufio.NewReader(conn)
+		if line, _ := r.ReadString('\n'); strings.HasPrefix(line, "GET ") {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")
+			_, _ = io.Copy(io.Discard, r)
+			close(left)
+		}
+	})
+	second := newDownable(t, answering("second"))
+	address := freeport.Address(t)
+	relay := "relay " + first.address + " " + second.address + " {\n lb_policy first\n close_if_unhealthy\n upstream_keepalive 1h\n " + activeChecks + "}"
+	s := start(t, relayCaddyfile(address, relay))
+	client := newScript(t, address)
+	client.get("/", "first")
+	first.down()
+	s.logs.expect(t, map[string]any{"msg": "upstream is down", "upstream": first.address, "closed": 0.0})
+	select {
+	case <-left:
+	case <-time.After(patience):
+		t.Error("the connection to the upstream is kept")
+	}
+	client.get("/", "second")
 }
 
 func TestPassiveHealthChecks(t *testing.T) {

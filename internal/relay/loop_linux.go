@@ -351,6 +351,8 @@ func (l *loop) serveReady() {
 func (l *loop) readMessages() {
 	for _, m := range l.messages {
 		switch {
+		case m.first != nil && m.cause == Killed:
+			m.first <- l.kill(m.pair)
 		case m.first != nil:
 			m.first <- l.end(m.pair, m.cause, m.err)
 		case m.retire:

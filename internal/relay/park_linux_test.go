@@ -128,7 +128,6 @@ func TestParkEnds(t *testing.T) {
 				t.Errorf("%d were reset", reset)
 			}
 		}},
-		{"killed", time.Hour, func(streams *Registry, _ net.Conn) { streams.Kill() }},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

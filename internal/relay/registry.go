@@ -26,7 +26,9 @@ type Registry struct {
 // member is an engine's record of a stream; a pointer.
 type member interface {
 	// end ends the stream for the given cause unless it has ended, and says
-	// whether it did. When it returns, both connections are closed.
+	// whether it did. When it returns, both connections are closed. For the cause Killed,
+	// a session of which no request is under way lets go of its upstream's connection
+	// alone, and does not end.
 	end(Cause, error) bool
 
 	// retire lets a session end as soon as no request is under way, if which is nil or
@@ -100,7 +102,9 @@ func (r *Registry) Retire(which func(Owner) bool) {
 }
 
 // Kill resets the streams in flight, with the cause Killed, stops the work that is held
-// for, and returns how many. It does not wait for their Done.
+// for, and returns how many. It does not wait for their Done. The client of a session that
+// waits for its next request, or has had its last response, has nothing in flight: only the
+// upstream's connection is closed, if it is kept.
 func (r *Registry) Kill() (killed int) {
 	// Twice, because an exchange that is becoming a tunnel cannot be ended, and the
 	// tunnel takes its place.

@@ -811,6 +811,17 @@ func (l *loop) expire(p *pair, cause Cause) {
 	}
 }
 
+// kill ends p with the cause Killed, and reports whether it did. A session of which no request
+// is under way at its upstream loses that connection alone.
+func (l *loop) kill(p *pair) bool {
+	if s := p.session; p.ended == 0 && s != nil && (s.phase != exchanging || p.upstream.fd < 0) {
+		l.dropUpstream(p)
+		l.enqueue(p) // it may have waited for nothing else
+		return false
+	}
+	return l.end(p, Killed, nil)
+}
+
 // retire lets the session end with the response under way, or at once.
 func (l *loop) retire(p *pair) {
 	s := p.session

@@ -78,6 +78,11 @@ func (c *conversation) end(cause Cause, err error) (first bool) {
 	switch {
 	case c.over:
 		return false
+	case cause == Killed && (c.exchange == nil || c.exchange.leftUpstream()):
+		if c.Upstream != nil {
+			socket.Reset(c.Upstream) // whoever asks whether it is quiet drops it
+		}
+		return false
 	case c.exchange != nil:
 		if !c.exchange.end(cause, err) {
 			return false
@@ -752,6 +757,13 @@ func (e *portableExchange) isAborted() bool {
 	e.state.Lock()
 	defer e.state.Unlock()
 	return e.aborted
+}
+
+// leftUpstream reports whether nothing of the exchange is under way at the upstream any more.
+func (e *portableExchange) leftUpstream() bool {
+	e.state.Lock()
+	defer e.state.Unlock()
+	return (e.ended || e.aborted) && !e.tunnelled.Load()
 }
 
 // abortFor gives the exchange up because of an error of one side.

@@ -472,56 +472,29 @@ func TestSessionNotRepeatable(t *testing.T) {
 	}
 }
 
-// TestSessionKilled: a session can be ended by its group in each phase, and both ends see a
-// reset.
+// TestSessionKilled: a session with a request under way is ended by its group, and both ends
+// see a reset.
 func TestSessionKilled(t *testing.T) {
 	onEachHop(t, func(t *testing.T, network, upstreamNetwork string) {
-		for phase, advance := range map[string]func(client, upstream net.Conn, k *keeper){
-			"request": func(client, upstream net.Conn, _ *keeper) { receives(t, upstream, getOf("/")) },
-			"response": func(client, upstream net.Conn, _ *keeper) {
+		for phase, advance := range map[string]func(client, upstream net.Conn){
+			"request": func(client, upstream net.Conn) { receives(t, upstream, getOf("/")) },
+			"response": func(client, upstream net.Conn) {
 				receives(t, upstream, getOf("/"))
 				send(t, upstream, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
 				receives(t, client, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
 			},
-			"waiting": func(client, upstream net.Conn, k *keeper) {
-				receives(t, upstream, getOf("/"))
-				send(t, upstream, okWith("ok"))
-				receives(t, client, okWith("ok"))
-				k.cause(t)
-			},
-			"half a head": func(client, upstream net.Conn, k *keeper) {
-				receives(t, upstream, getOf("/"))
-				send(t, upstream, okWith("ok"))
-				receives(t, client, okWith("ok"))
-				k.cause(t)
-				waits := k.waits.Load()
-				send(t, client, "GET /half")
-				until(t, "the head is looked at", func() bool { return k.waits.Load() > waits })
-			},
-			"lingering": func(client, upstream net.Conn, k *keeper) {
-				receives(t, upstream, getOf("/"))
-				send(t, upstream, okWith("ok"))
-				_, _ = io.Copy(io.Discard, struct{ io.Reader }{client})
-				k.cause(t)
-			},
 		} {
 			t.Run(phase, func(t *testing.T) {
 				group := new(Registry)
-				client, k, accept := scripted(t, network, upstreamNetwork, func(k *keeper) {
-					if k.settings.Group = group; phase == "lingering" {
-						k.settings.Keepalive = 0
-					}
-				})
+				client, k, accept := scripted(t, network, upstreamNetwork, func(k *keeper) { k.settings.Group = group })
 				send(t, client, getOf("/"))
 				upstream := accept()
-				advance(client, upstream, k)
+				advance(client, upstream)
 				if got := group.Kill(); got != 1 {
 					t.Errorf("killed: got %d, want 1", got)
 				}
-				if phase != "lingering" { // it has been told of its end
-					if _, err := io.Copy(io.Discard, struct{ io.Reader }{client}); (err == nil) != (network == "unix") {
-						t.Errorf("the client sees %v", err)
-					}
+				if _, err := io.Copy(io.Discard, struct{ io.Reader }{client}); (err == nil) != (network == "unix") {
+					t.Errorf("the client sees %v", err)
 				}
 				_, _ = io.Copy(io.Discard, struct{ io.Reader }{upstream})
 				k.wg.Wait()
@@ -529,7 +502,87 @@ func TestSessionKilled(t *testing.T) {
 				if got := k.dropped.Load(); got != 1 {
 					t.Errorf("dropped: got %d connections, want 1", got)
 				}
-				if len(k.ended) > 0 && phase != "request" && phase != "response" {
+			})
+		}
+	})
+}
+
+// TestSessionKilledWaiting: a client that waits between two requests has nothing at the
+// upstream. It loses the connection that is kept there, and goes on with a fresh one.
+func TestSessionKilledWaiting(t *testing.T) {
+	onEachHop(t, func(t *testing.T, network, upstreamNetwork string) {
+		for _, begun := range []string{"", "GET /ne"} { // of the next request
+			t.Run(fmt.Sprintf("after %q", begun), func(t *testing.T) {
+				group := new(Registry)
+				client, k, accept := scripted(t, network, upstreamNetwork, func(k *keeper) { k.settings.Group = group })
+				send(t, client, getOf("/"))
+				upstream := accept()
+				receives(t, upstream, getOf("/"))
+				send(t, upstream, okWith("ok"))
+				receives(t, client, okWith("ok"))
+				k.cause(t)
+				waits := k.waits.Load()
+				if send(t, client, begun); begun != "" {
+					until(t, "the head is looked at", func() bool { return k.waits.Load() > waits })
+				}
+				if got := group.Kill(); got != 0 {
+					t.Errorf("killed: got %d, want 0", got)
+				}
+				if _, err := io.Copy(io.Discard, struct{ io.Reader }{upstream}); (err == nil) != (upstreamNetwork == "unix") {
+					t.Errorf("the upstream sees %v", err)
+				}
+				send(t, client, strings.TrimPrefix(getOf("/next"), begun))
+				other := accept()
+				receives(t, other, getOf("/next"))
+				until(t, "the session that was taken over has left its group", func() bool { return group.Len() == 1 })
+				if got := group.Kill(); got != 1 {
+					t.Errorf("killed with a request under way: got %d, want 1", got)
+				}
+				k.wg.Wait()
+				group.Drain(t.Context())
+				if got := k.dropped.Load(); got != 2 {
+					t.Errorf("dropped: got %d connections, want 2", got)
+				}
+			})
+		}
+	})
+}
+
+// TestSessionKilledAfterwards: nor is anything taken from a client that reads its last
+// response, or the answer in place of one.
+func TestSessionKilledAfterwards(t *testing.T) {
+	onEachHop(t, func(t *testing.T, network, upstreamNetwork string) {
+		for name, want := range map[string]string{
+			"response": strings.Replace(okWith("ok"), "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1),
+			"answer":   "HTTP/1.1 502 Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+		} {
+			t.Run(name, func(t *testing.T) {
+				group := new(Registry)
+				client, k, accept := scripted(t, network, upstreamNetwork, func(k *keeper) {
+					k.settings.Group, k.settings.Keepalive = group, 0
+				})
+				send(t, client, getOf("/"))
+				upstream := accept()
+				receives(t, upstream, getOf("/"))
+				if name == "response" {
+					send(t, upstream, okWith("ok"))
+				} else {
+					send(t, upstream, "no HTTP\r\n")
+				}
+				receives(t, client, want)
+				receivesEnd(t, client)
+				if got := group.Kill(); got != 0 {
+					t.Errorf("killed: got %d, want 0", got)
+				}
+				send(t, client, "more") // into a connection that is not reset
+				_, _ = io.Copy(io.Discard, struct{ io.Reader }{upstream})
+				client.Close()
+				k.wg.Wait()
+				group.Drain(t.Context())
+				if got := k.dropped.Load(); got != 1 {
+					t.Errorf("dropped: got %d connections, want 1", got)
+				}
+				if len(k.ended) > 1 {
 					t.Error("another exchange ended")
 				}
 			})
