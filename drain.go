@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
@@ -20,6 +21,32 @@ var streams relay.Registry
 // defaultGracePeriod is how long streams may go on when the process exits, if the HTTP
 // app does not say.
 const defaultGracePeriod = 10 * time.Second
+
+// whenStopping calls stop when the configuration of ctx is about to be stopped, which is
+// before any of its apps is. Cleanup comes after that: at the end of the process the HTTP app
+// has waited for its requests by then, and when configurations change for its shutdown_delay.
+// The event is experimental, so Cleanup must do the same.
+func whenStopping(ctx caddy.Context, stop func()) {
+	modules := ctx.Modules()
+	if len(modules) == 0 {
+		return
+	}
+	if _, ok := modules[0].(caddy.App); !ok {
+		return // there is no configuration
+	}
+	if events, err := ctx.App("events"); err == nil { // else Caddy reports it
+		_ = events.(*caddyevents.App).On("stopping", stopping{stop})
+	}
+}
+
+// stopping is told of the event.
+type stopping struct{ stop func() }
+
+// Handle implements caddyevents.Handler.
+func (s stopping) Handle(context.Context, caddy.Event) error {
+	s.stop()
+	return nil
+}
 
 // drainedInVain says that a drain has left streams which it could not end. Another handler
 // need not try again.
@@ -55,3 +82,6 @@ func gracePeriod(ctx caddy.Context) time.Duration {
 	}
 	return defaultGracePeriod
 }
+
+// Interface guards
+var _ caddyevents.Handler = stopping{}

@@ -103,6 +103,7 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 	}
 	h.last = found.isLast(h)
 	watchAccepting(ctx)
+	whenStopping(ctx, h.leave)
 	if err := h.provisionLimits(); err != nil {
 		return err
 	}
@@ -351,11 +352,16 @@ func (h *Inspect) routeName(i int) string {
 	}
 }
 
-// Cleanup ends the routing of further requests on connections that are kept. When the
-// process exits it waits for those under way.
-func (h *Inspect) Cleanup() error {
+// leave ends the routing of further requests on connections that are kept.
+func (h *Inspect) leave() {
 	h.gone.Store(true)
 	h.retire()
+}
+
+// Cleanup ends the routing of further requests, where stopping has not done so. When the
+// process exits it waits for those under way.
+func (h *Inspect) Cleanup() error {
+	h.leave()
 	drainAtExit(h.ctx, h.logger)
 	return nil
 }
