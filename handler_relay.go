@@ -448,6 +448,9 @@ func (h *Relay) request(in *inspection, keep bool) (exchange.Request, error) {
 		Old:    in.Head.Minor == 0,
 		Last:   in.turn.inspect.over(),
 	}
+	if r.Method == http.MethodPost && in.turn.inspect.head.Lenient {
+		r.Blank = maxBlank
+	}
 	if r.Method == http.MethodConnect && (in.Head.ContentLength > 0 || in.Head.Chunked) {
 		return r, errConnectContent
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/streamprox/caddy-streamprox/internal/descriptors"
+	"github.com/streamprox/caddy-streamprox/internal/exchange"
 	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
@@ -69,7 +70,7 @@ func newReinspectConn(in *inspection, conn, base net.Conn, data []byte, headLen 
 
 // begin makes in, of which data has been received, the message to deliver.
 func (c *reinspectConn) begin(in *inspection, data []byte, headLen int) {
-	blank := 0
+	var blank exchange.Blank
 	if c.continuation.inspect.head.Lenient && string(in.Head.Method.Of(in.Data())) == http.MethodPost {
 		blank = maxBlank
 	}

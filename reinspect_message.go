@@ -3,6 +3,7 @@ package streamprox
 import (
 	"slices"
 
+	"github.com/streamprox/caddy-streamprox/internal/exchange"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 )
 
@@ -20,19 +21,19 @@ type message struct {
 	ready    []byte        // what has arrived, and is for the server
 	trailer  []byte        // what has arrived of a trailer section that is not complete
 
-	rest    []byte // what has arrived of the next request; nil if nothing has
-	blank   int    // how many more bytes CR and LF may come before its head
-	skipped []byte // those that came
+	rest    []byte         // what has arrived of the next request; nil if nothing has
+	blank   exchange.Blank // what may come before its head
+	skipped []byte         // what came of that
 }
 
 // maxBlank is how many bytes CR and LF net/http's server skips after a POST request, whose
 // body old clients end with a line end that its length does not count (RFC 9112 section
-// 2.2). A lenient inspection skips as many.
+// 2.2). After a lenient inspection as many are skipped.
 const maxBlank = 4
 
 // begin makes m the request with this head, which is the first headLen bytes of data.
-// blank is how many line ends may follow it. The data are m's from now on.
-func (m *message) begin(head *httphead.Reader, data []byte, headLen, blank int) {
+// blank is what may follow it. The data are m's from now on.
+func (m *message) begin(head *httphead.Reader, data []byte, headLen int, blank exchange.Blank) {
 	*m = message{blank: blank}
 	head.ResetBody(&m.body)
 	ready, within := m.follow(data[headLen:])
@@ -85,13 +86,9 @@ func (m *message) take(p []byte) int {
 
 // skipBlank leaves out what may come before the next head.
 func (m *message) skipBlank() {
-	n := 0
-	for n < len(m.rest) && n < m.blank && (m.rest[n] == '\r' || m.rest[n] == '\n') {
-		n++
-	}
-	m.blank -= n
-	m.skipped = append(m.skipped, m.rest[:n]...)
-	m.rest = nonEmpty(m.rest[n:])
+	rest := m.blank.Skip(m.rest)
+	m.skipped = append(m.skipped, m.rest[:len(m.rest)-len(rest)]...)
+	m.rest = nonEmpty(rest)
 }
 
 // unread makes all that has arrived, and has not been taken, ready, whatever it is.

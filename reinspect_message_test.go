@@ -4,13 +4,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/streamprox/caddy-streamprox/internal/exchange"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 )
 
 // follow returns what a server has got of a request that arrives as in, of which the first
 // cut bytes were there when it began, and the others come in pieces; and what follows. Each
 // piece comes in memory that is used again.
-func follow(t *testing.T, in string, cut, piece, blank int) (m *message, got string) {
+func follow(t *testing.T, in string, cut, piece int, blank exchange.Blank) (m *message, got string) {
 	t.Helper()
 	head := new(httphead.Reader)
 	head.Reset(httphead.Options{})
@@ -93,7 +94,7 @@ func TestMessage(t *testing.T) {
 func TestMessageBlank(t *testing.T) {
 	const get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 	for _, test := range []struct {
-		blank       int
+		blank       exchange.Blank
 		after, rest string
 	}{
 		{0, "\r\nGET", "\r\nGET"},

@@ -689,7 +689,7 @@ func lenientCases() []desyncCase {
 		desyncCase{name: "CR LF after POST, and the next request after the response", clause: "RFC 9112 section 2.2",
 			steps: []step{sends(post + "\r\n"), gets(200, "POST /site/1"), sends(getA1), last(200, "GET /a/1")},
 			a:     []string{seenA1}, site: seenPostSite},
-		desyncCase{name: "CR LF after a POST to relay", once: true, clause: "RFC 9112 section 2.2: it is no part of the request",
+		desyncCase{name: "CR LF after a POST to relay", clause: "RFC 9112 section 2.2: it is no part of the request",
 			steps: []step{sends(chunkedPost + "5\r\nhello\r\n0\r\n\r\n\r\n" + behind), last(200, "POST /a/1")},
 			a:     []string{seenPost}, flow: exactly(up + "5\r\nhello\r\n0\r\n\r\n")},
 		desyncCase{name: "five bytes CR and LF after POST", clause: "Go's server skips four",
@@ -698,6 +698,41 @@ func lenientCases() []desyncCase {
 		desyncCase{name: "CR LF after GET", clause: "Go's server skips none",
 			steps: []step{sends(getSite + "\r\n" + getA1), gets(200, "GET /site/1"), last(400)},
 			site:  []string{seenSite}},
+	)
+}
+
+// keptLenientCases are line ends after a request to relay, where that keeps connections: old
+// clients send them, and they go nowhere.
+func keptLenientCases() []desyncCase {
+	const clause = "RFC 9112 section 2.2: a line end after the body is ignored"
+	post := head("POST /a/1 HTTP/1.1", "Host: a.example", "Content-Length: 5") + "hello"
+	var cases []desyncCase
+	for _, second := range []struct {
+		name, bytes string
+		answer      step
+		a, b, site  []string
+	}{
+		{"the same relay", getA1, last(200, "GET /a/1"), []string{seenA1}, nil, nil},
+		{"another relay", head("GET /b/1 HTTP/1.1", "Host: a.example"), last(200, "GET /b/1"), nil, []string{"GET /b/1 a.example"}, nil},
+		{"the site", getSite, last(200, "GET /site/1"), nil, nil, []string{seenSite}},
+	} {
+		a := append([]string{seenPost}, second.a...)
+		cases = append(cases,
+			desyncCase{name: "CR LF after POST, then " + second.name + ", pipelined", clause: clause,
+				steps: []step{sends(post + "\r\n" + second.bytes + behind), gets(200, "POST /a/1"), second.answer}, a: a, b: second.b, site: second.site},
+			desyncCase{name: "CR LF after POST, and then " + second.name, clause: clause,
+				steps: []step{sends(post + "\r\n"), gets(200, "POST /a/1"), sends(second.bytes + behind), second.answer}, a: a, b: second.b, site: second.site},
+			desyncCase{name: "CR LF after the response to POST, then " + second.name, clause: clause,
+				steps: []step{sends(post), gets(200, "POST /a/1"), sends("\r\n"), sends(second.bytes + behind), second.answer}, a: a, b: second.b, site: second.site},
+		)
+	}
+	return append(cases,
+		desyncCase{name: "five bytes CR and LF after a POST to relay", clause: "Go's server skips four",
+			steps: []step{sends(post + "\r\n\r\n\n" + getA1), gets(200, "POST /a/1"), last(400)}, a: []string{seenPost}},
+		desyncCase{name: "CR LF after a GET to relay", clause: "Go's server skips none",
+			steps: []step{sends(getA1 + "\r\n" + getA1), gets(200, "GET /a/1"), last(400)}, a: []string{seenA1}},
+		desyncCase{name: "CR LF after POST, and the client's end", clause: clause,
+			steps: []step{sends(post), gets(200, "POST /a/1"), sends("\r\n"), halfCloses, over}, a: []string{seenPost}},
 	)
 }
 
@@ -1133,6 +1168,7 @@ func keptCases() []desyncCase {
 		{"the HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + smuggled, last(400), []string{seenA1}, nil, nil, nil},
 		{"no HTTP", "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03", refused(400), []string{seenA1}, nil, nil, nil},
 		{"a malformed head", "GET /a/1 HTTP/1.1\r\nHost : a.example\r\n\r\n" + smuggled, last(400), []string{seenA1}, nil, nil, nil},
+		{"an empty line", "\r\n" + getA1, last(400), []string{seenA1}, nil, nil, nil},
 		{"CL.TE", head("POST /a/1 HTTP/1.1", "Host: a.example", "Content-Length: 5", "Transfer-Encoding: chunked") + "0\r\n\r\n" + smuggled, last(400), []string{seenA1}, nil, nil, nil},
 		{"broken chunks", chunkedPost + "5\r\nhelloXX0\r\n\r\n" + smuggled, last(400), []string{seenA1}, nil, nil, nil},
 		{"the last one by its own word", head("GET /a/2 HTTP/1.1", "Host: a.example", "Connection: close") + smuggled, lastOfAll(200, "GET /a/2"), []string{seenA1, "GET /a/2 a.example"}, nil, nil, nil},

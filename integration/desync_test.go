@@ -558,7 +558,7 @@ func TestDesyncKept(t *testing.T) {
 }
 
 func TestDesyncKeptLenient(t *testing.T) {
-	runDesync(t, "lenient", " {\n reuse reinspect\n }", lenientCases())
+	runDesync(t, "lenient", " {\n reuse reinspect\n }", slices.Concat(lenientCases(), keptLenientCases()))
 }
 
 // connectionClose is the line that is missing where relay keeps connections.

@@ -42,6 +42,9 @@ type Request struct {
 	// Last says that the client's connection ends with the response, whatever the two
 	// messages say.
 	Last bool
+
+	// Blank is what may come after the request, if no tunnel can.
+	Blank Blank
 }
 
 // State is how far an exchange has come.
@@ -110,7 +113,8 @@ type Exchange struct {
 	isHead      bool
 	isConnect   bool
 	old         bool
-	last        bool   // the client's connection ends with the response
+	last        bool // the client's connection ends with the response
+	blank       Blank
 	upgrade     string // the protocol asked for
 	key         []byte
 
@@ -135,6 +139,9 @@ func (x *Exchange) Begin(r Request) {
 		last:      r.Last || r.Old || r.Forwarded.Close,
 		upgrade:   r.Forwarded.Upgrade,
 		key:       bytes.Clone(r.Forwarded.Key), // it lies in the request's head
+	}
+	if !x.WantsTunnel() {
+		x.blank = r.Blank
 	}
 	_, x.requestDone, _ = x.request.Read(nil)
 }
@@ -182,11 +189,11 @@ func (x *Exchange) KeepsClient() bool { return x.requestDone && !x.last }
 func (x *Exchange) KeepsUpstream() bool { return x.requestDone && x.persistent }
 
 // Request takes bytes that the client has sent after the head, and returns those to send
-// to the upstream, in place, and those that are not of the request. Where WantsRequest is
-// false, all are ahead.
+// to the upstream, in place, and those that are of the next one. Where WantsRequest is
+// false, all are ahead, but for what Ahead leaves out.
 func (x *Exchange) Request(data []byte) (up, ahead []byte) {
 	if !x.WantsRequest() {
-		return nil, data
+		return nil, x.Ahead(data)
 	}
 	kept, n, done, err := x.request.Forward(data)
 	if err != nil {
@@ -194,9 +201,18 @@ func (x *Exchange) Request(data []byte) (up, ahead []byte) {
 		x.fail(Client, err, statusBadRequest)
 		return nil, nil
 	}
-	x.requestDone = done
-	return data[:kept], data[n:]
+	if x.requestDone = done; !done {
+		return data[:kept], nil
+	}
+	return data[:kept], x.Ahead(data[n:])
 }
+
+// Ahead takes bytes that the client has sent after the request, also once the response is
+// complete, and returns those that are of the next one.
+func (x *Exchange) Ahead(data []byte) []byte { return x.blank.Skip(data) }
+
+// Blank returns what may still come before the next request.
+func (x *Exchange) Blank() Blank { return x.blank }
 
 // RequestLeft returns how many of the client's next bytes go to the upstream, whatever
 // they are; 0 if that is not known. Those of them that have passed, and were not given to

@@ -524,7 +524,10 @@ func (l *loop) await(p *pair) {
 		switch {
 		case n > 0:
 			p.client.readable = n == len(l.buffer) || p.client.shortReads
-			data := l.buffer[:n]
+			data := s.x.Ahead(l.buffer[:n])
+			if len(data) == 0 {
+				continue
+			}
 			if len(s.ahead) > 0 {
 				s.ahead = append(s.ahead, data...)
 				data = s.ahead

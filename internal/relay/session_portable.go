@@ -62,7 +62,7 @@ func (c *conversation) run(e *portableExchange) {
 			c.Owner.Closed()
 			return
 		}
-		e = c.next(e.keepsUpstream, data)
+		e = c.next(e.keepsUpstream, e.x.Blank(), data)
 	}
 }
 
@@ -122,9 +122,9 @@ func (c *conversation) isRetired() bool {
 // longAgo is a deadline that wakes whoever waits.
 var longAgo = time.Unix(1, 0)
 
-// next waits for the next request, of which data has been received, and returns its
-// exchange, or nil if the session is over.
-func (c *conversation) next(keepsUpstream bool, data []byte) *portableExchange {
+// next waits for the next request, of which data has been received, and before which blank
+// may come. It returns its exchange, or nil if the session is over.
+func (c *conversation) next(keepsUpstream bool, blank exchange.Blank, data []byte) *portableExchange {
 	c.mu.Lock()
 	c.exchange = nil // from here on end and retire are about the waiting
 	over := c.over
@@ -147,9 +147,11 @@ func (c *conversation) next(keepsUpstream bool, data []byte) *portableExchange {
 				until = upstreamDue
 			}
 			p, err := c.await(until, len(data) == 0)
-			data = append(data, p...)
+			data = append(data, blank.Skip(p)...)
 			socket.GiveBack(p)
 			switch {
+			case len(p) > 0 && len(data) == 0:
+				continue
 			case len(p) > 0:
 			case errors.Is(err, os.ErrDeadlineExceeded) && c.Upstream != nil && time.Now().Before(due) && !(c.isRetired() && len(data) == 0):
 				c.dropUpstream()
@@ -488,7 +490,9 @@ func (e *portableExchange) readAhead() {
 	for err == nil && len(e.ahead) < aheadLimit && e.requestDone() {
 		var p []byte
 		p, err = e.client.Read(int64(aheadLimit - len(e.ahead)))
-		e.ahead = append(e.ahead, p...)
+		e.state.Lock()
+		e.ahead = append(e.ahead, e.x.Ahead(p)...)
+		e.state.Unlock()
 		socket.GiveBack(p)
 	}
 	if err == io.EOF && !socket.LostPeer(e.Client) {

@@ -681,3 +681,45 @@ func TestSessionDrained(t *testing.T) {
 		k.wg.Wait()
 	})
 }
+
+// TestSessionBlank: the line end with which an old client ends a body goes nowhere, whenever
+// it comes, and what follows is the next request. A client that waits after it waits as any
+// other one.
+func TestSessionBlank(t *testing.T) {
+	const post = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
+	onEachHop(t, func(t *testing.T, network, upstreamNetwork string) {
+		for name, pieces := range map[string][3]string{ // with the request, before its response, after that
+			"with the request":       {"\r\n", "", ""},
+			"before the response":    {"", "\r\n", ""},
+			"after the response":     {"", "", "\r\n"},
+			"in pieces":              {"\r", "\n", "\r"},
+			"with the next one":      {"", "", "\r\n" + getOf("/next")},
+			"with the next, early":   {"\r\n" + getOf("/next"), "", ""},
+			"with the next, earlier": {"", "\r\n" + getOf("/next"), ""},
+		} {
+			t.Run(name, func(t *testing.T) {
+				client, k, accept := scripted(t, network, upstreamNetwork, func(k *keeper) { k.blank = 4 })
+				send(t, client, post+pieces[0])
+				upstream := accept()
+				receives(t, upstream, post)
+				send(t, client, pieces[1])
+				send(t, upstream, okWith("ok"))
+				receives(t, client, okWith("ok"))
+				k.cause(t)
+				send(t, client, pieces[2])
+				if !strings.Contains(strings.Join(pieces[:], ""), "GET") {
+					send(t, client, getOf("/next"))
+				}
+				receives(t, upstream, getOf("/next"))
+				send(t, upstream, okWith("ok"))
+				receives(t, client, okWith("ok"))
+				k.cause(t)
+				if got := k.waits.Load(); got > 0 {
+					t.Errorf("asked %d times about no request", got)
+				}
+				k.streams.Retire(nil)
+				receivesEnd(t, client)
+			})
+		}
+	})
+}

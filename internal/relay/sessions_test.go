@@ -38,7 +38,8 @@ type keeper struct {
 	wait      func() time.Time       // until when
 	onEnded   func()
 	onDropped func()
-	refusal   string // the content of an answer in place of a response
+	refusal   string         // the content of an answer in place of a response
+	blank     exchange.Blank // that of each request
 }
 
 func newKeeper(t *testing.T, dial func() net.Conn) *keeper {
@@ -69,7 +70,9 @@ func (k *keeper) read(data []byte) (request exchange.Request, headLen int, ok bo
 		return request, 0, false
 	}
 	forward := httphead.Forward{Upgrades: []string{"websocket"}, Persistent: true}
-	return requestOf(k.t, &forward, &reader, data), reader.Len, true
+	request = requestOf(k.t, &forward, &reader, data)
+	request.Blank = k.blank
+	return request, reader.Len, true
 }
 
 // serve begins a session with what the client has sent.
