@@ -73,6 +73,7 @@ func (r *relayed) Take(client net.Conn, data []byte, kept net.Conn, registered f
 	if r.base != nil {
 		client = r.base
 	}
+	r.to.Release() // a request that has not been answered had a place, and gets another one
 	in := r.next(client, data)
 	in.turn.hold()
 	registered()

@@ -415,6 +415,41 @@ func TestRelayKeptTakesNoPlace(t *testing.T) {
 	}
 }
 
+// A request that is repeated, or that needs a fresh connection, has one place, not two.
+func TestRelayKeptTakesOnePlace(t *testing.T) {
+	closing := backend(t, func(conn net.Conn) {
+		r := bufio.NewReader(conn)
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		_, _ = http.ReadRequest(r) // and no answer to that
+	})
+	relayed := func(t *testing.T, up string) *talk {
+		address := freeport.Address(t)
+		startQuiet(t, layer4Caddyfile(address, "route {\n relay {\n upstream "+up+" {\n max_connections 1\n }\n upstream_keepalive 1m\n }\n}"))
+		return newTalk(dial(t, address))
+	}
+	t.Run("repeated", func(t *testing.T) {
+		c := relayed(t, closing)
+		for range 5 {
+			c.send(t, getRequest("/"))
+			c.wants(t, 200, "")
+		}
+	})
+	t.Run("on a fresh connection", func(t *testing.T) {
+		a := startKept(t, "a")
+		c := relayed(t, a.address)
+		for i := range 2 {
+			c.send(t, getRequest("/"))
+			c.wants(t, 200, fmt.Sprintf("a %d GET", i+1))
+			time.Sleep(1100 * time.Millisecond) // more does no harm
+			c.send(t, head("POST / HTTP/1.1", "Host: a", "Content-Length: 1")+"x")
+			c.wants(t, 200, fmt.Sprintf("a %d POST", i+2))
+		}
+	})
+}
+
 // A policy that decides by the head is asked anew for each request.
 func TestRelayKeptPolicies(t *testing.T) {
 	var addresses []string
