@@ -64,10 +64,22 @@ func (in *inspection) request() *httpRequest {
 		return nil
 	}
 	if in.http.head.Reader == nil {
-		in.http.head.Reset(in.Data(), &in.Head, tlsTerminated(in.parent, in.conn))
+		in.http.head.Reset(in.Data(), &in.Head, in.tlsTerminated())
 	}
 	return &in.http
 }
+
+// origin returns the connection that says where the client is: what follows the data, or
+// while those are only looked at, what the first request came on, which may be closed.
+func (in *inspection) origin() net.Conn {
+	if in.conn != nil {
+		return in.conn
+	}
+	return innermost(in.parent)
+}
+
+// tlsTerminated reports whether TLS was terminated on the way.
+func (in *inspection) tlsTerminated() bool { return tlsTerminated(in.parent, in.origin()) }
 
 // stream returns the connection that matchers and handlers get: its bytes are those
 // inspected so far and what follows them, its variables and placeholders its own.

@@ -44,7 +44,7 @@ func (in *inspection) placeholder(key string) (value any, known bool) {
 		if _, port := splitHost(string(in.Head.Host.Of(in.Data()))); port != "" {
 			return port, true
 		}
-		if tlsTerminated(in.parent, in.conn) {
+		if in.tlsTerminated() {
 			return "443", true
 		}
 		return "80", true

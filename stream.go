@@ -39,6 +39,17 @@ func drain(cx *layer4.Connection) (pending []byte, conn net.Conn) {
 	}
 }
 
+// innermost returns the connection beneath all those of layer4.
+func innermost(cx *layer4.Connection) net.Conn {
+	for {
+		inner, ok := cx.Conn.(*layer4.Connection)
+		if !ok {
+			return cx.Conn
+		}
+		cx = inner
+	}
+}
+
 // fork returns a connection that first reads pending, which it owns from now on, and then
 // conn. It has the context, the variables and the placeholders of cx. If its variables hold
 // an inspection, the placeholders of that come first. What caddy-l4's http matcher has left
@@ -54,7 +65,7 @@ func fork(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connecti
 		}
 	}
 
-	repl, parent := forked.Replacer(), cx.Context.Value(layer4.ReplacerCtxKey).(*caddy.Replacer)
+	repl, parent := forked.Replacer(), replacerOf(cx)
 	if started, ok := parent.Get(layer4.ConnWrapTimeReplKey); ok {
 		repl.Set(layer4.ConnWrapTimeReplKey, started)
 	}
@@ -129,6 +140,11 @@ func setTLSState(cx *layer4.Connection) {
 func variablesOf(cx *layer4.Connection) map[string]any {
 	vars, _ := cx.Context.Value(variablesKey).(map[string]any)
 	return vars
+}
+
+// replacerOf returns the placeholders of cx, from its context too.
+func replacerOf(cx *layer4.Connection) *caddy.Replacer {
+	return cx.Context.Value(layer4.ReplacerCtxKey).(*caddy.Replacer)
 }
 
 // variablesKey is the key of the variables, as one that costs no memory to look for.

@@ -1,6 +1,7 @@
 package streamprox
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"strings"
@@ -92,6 +93,31 @@ func TestLook(t *testing.T) {
 				t.Errorf("looked at, its route is %d, then %d", looked, in.route)
 			}
 		})
+	}
+}
+
+// TestLookTLS checks that a look knows of TLS that was terminated on the way.
+func TestLookTLS(t *testing.T) {
+	const secure = `{"match":[{"http_request":[{"protocol":"https"}]}],"handle":[{"handler":"elsewhere","name":"secure"}]},`
+	c := continuationOf(t, secure+lastRoute)
+	wrapper := layer4.WrapConnection(tlsServedConn{served: newReplayConn(clientConn{}, nil, nil), state: new(tls.ConnectionState)}, nil, zap.NewNop())
+	handler := layer4.WrapConnection(clientConn{}, nil, zap.NewNop())
+	handler.SetVar(layer4.TLSConnectionStatesVarName, []*tls.ConnectionState{{}})
+	for _, test := range []struct {
+		name   string
+		parent *layer4.Connection
+		want   int
+	}{
+		{"none", c.parent, 1},
+		{"before a listener wrapper", wrapper, 0},
+		{"… seen through a handler's connection", layer4.WrapConnection(wrapper, nil, zap.NewNop()), 0},
+		{"by a handler", handler, 0},
+	} {
+		head := []byte("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		in, sure := continuation{c.inspect, test.parent}.look(head)
+		if !sure || in.route != test.want {
+			t.Errorf("%s: got the route %d (sure: %v), want %d", test.name, in.route, sure, test.want)
+		}
 	}
 }
 
