@@ -50,14 +50,16 @@ func fieldEdits(fields http.Header, check func(name string) error, spelling func
 
 // valueReplacer replaces placeholders in values, and keeps the first error.
 type valueReplacer struct {
-	repl *caddy.Replacer
+	repl *caddy.Replacer // nil: there are none
 	err  error
 }
 
 // replace returns the value of that name in the configuration. Whatever a client has put
 // into it, it adds no line to the head.
 func (r *valueReplacer) replace(name, value string) string {
-	value = r.repl.ReplaceAll(value, "")
+	if r.repl != nil {
+		value = r.repl.ReplaceAll(value, "")
+	}
 	if r.err == nil && strings.ContainsAny(value, lineBreaks) {
 		r.err = fmt.Errorf("%s: CR, LF or NUL in the value", name)
 	}

@@ -323,9 +323,10 @@ func (h *Inspect) logDecision(in *inspection) {
 	if !h.logger.Core().Enabled(zap.DebugLevel) {
 		return
 	}
+	conn := in.origin()
 	fields := []zap.Field{
-		zap.Stringer("remote", in.conn.RemoteAddr()),
-		zap.Stringer("local", in.conn.LocalAddr()),
+		zap.Stringer("remote", conn.RemoteAddr()),
+		zap.Stringer("local", conn.LocalAddr()),
 		zap.Stringer("outcome", in.Outcome()),
 		zap.Int("read", len(in.Data())),
 		zap.Duration("duration", time.Since(in.started)),
@@ -377,18 +378,6 @@ func (h *Inspect) retire() {
 		next, ok := owner.(interface{ inspector() *Inspect })
 		return ok && next.inspector() == h
 	})
-}
-
-// debugs reports whether decisions are logged.
-func (h *Inspect) debugs() bool { return h.logger.Core().Enabled(zap.DebugLevel) }
-
-// leadsTo reports whether the handlers of the route with that index are the relay alone.
-func (h *Inspect) leadsTo(route int, to *Relay) bool {
-	if route < 0 || len(h.Routes[route].handlers) != 1 {
-		return false
-	}
-	relay, ok := h.Routes[route].handlers[0].(*Relay)
-	return ok && relay == to
 }
 
 // Interface guards

@@ -119,6 +119,7 @@ type Relay struct {
 	keepalive         time.Duration
 	upstreamKeepalive time.Duration
 	forward           httphead.Forward
+	ahead             bool // a look at a head can tell the upstream that was chosen before from others
 	wrapped           bool // inside a listener wrapper
 	unrouted          unroutedLog
 	failures          limitedLog
@@ -169,6 +170,8 @@ func (h *Relay) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.pool = pool
+	_, byHead := options.Selector.(headPolicy)
+	h.ahead = !pool.PerClient() && (!pool.PerRequest() || byHead)
 	if !options.Allow.None() && !pool.PerClient() {
 		h.logger.Warn("dial_allow has no effect: no upstream depends on the connection")
 	}

@@ -1,6 +1,7 @@
 package streamprox
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -46,6 +47,8 @@ type RewriteHead struct {
 
 	set, add []fieldEdit
 	written  []string // the names of all fields that get a value here
+	replaces bool     // values hold placeholders, or braces …
+	ahead    bool     // … all of which a look at the head can replace: see lookPast
 	trusted  []netip.Prefix
 
 	closing limitedLog // of streams without a head
@@ -114,11 +117,15 @@ func (h *RewriteHead) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("header: %w", err)
 		}
 	}
+	values := []string{h.Host, h.StripPrefix}
 	for _, edits := range [...][]fieldEdit{h.set, h.add} {
 		for _, edit := range edits {
 			h.written = append(h.written, edit.name)
+			values = append(values, edit.values...)
 		}
 	}
+	h.replaces = slices.ContainsFunc(values, func(value string) bool { return strings.ContainsAny(value, "{}") })
+	h.ahead = !slices.ContainsFunc(values, func(value string) bool { return !knownAhead(value) })
 	if h.Forwarded != nil {
 		h.written = append(h.written, forwardedFor, forwardedHost, forwardedProto)
 		for _, network := range h.Forwarded.Trusted {
@@ -166,11 +173,11 @@ func (h *RewriteHead) empty() bool {
 // that it cannot edit, which caddy-l4 then closes.
 func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	in := inspectionOf(cx)
-	if in == nil || in.Outcome() != opening.HTTP || in.Head.Options().LineOnly {
+	if in == nil || !in.hasHead() {
 		h.closing.refusal(h.logger, "closing a stream on which inspect has read no request head for rewrite_head to edit")
 		return nil
 	}
-	head, err := h.edit(cx, in)
+	head, err := h.edit(in, cx.Replacer())
 	pending, conn := drain(cx)
 	if err == nil {
 		// Matchers since inspect may have read on: pending is what it saw and more.
@@ -184,35 +191,52 @@ func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	return nil
 }
 
-// editsHead implements headEditor.
-func (*RewriteHead) editsHead() {}
+// looksPast implements headEditor.
+func (h *RewriteHead) looksPast() bool { return h.ahead }
+
+// lookPast implements headEditor.
+func (h *RewriteHead) lookPast(in *inspection) (*inspection, error) {
+	if !in.hasHead() {
+		return nil, errNoHead
+	}
+	var repl *caddy.Replacer
+	if h.replaces {
+		repl = in.replacerAhead()
+	}
+	head, err := h.edit(in, repl)
+	if err != nil {
+		return nil, err
+	}
+	return in.rewritten(in.parent, nil, head)
+}
+
+// hasHead reports whether a whole request head has been read.
+func (in *inspection) hasHead() bool {
+	return in.Outcome() == opening.HTTP && !in.Head.Options().LineOnly
+}
+
+var errNoHead = errors.New("no request head")
 
 // rewritten returns the inspection of an edited request: data holds its head and what
 // follows, and belongs to it from now on. Its stream goes on from cx, whose bytes have
-// been drained, with those of conn. An error says why inspect would not have accepted
-// the head.
+// been drained, with those of conn; conn is nil while the request is only looked at. An
+// error says why inspect would not have accepted the head.
 func (in *inspection) rewritten(cx *layer4.Connection, conn net.Conn, data []byte) (*inspection, error) {
-	edited := &inspection{
-		added:   in.added + len(data) - len(in.Data()),
-		inspect: in.inspect,
-		parent:  cx,
-		conn:    conn,
-		source:  conn,
-		started: in.started,
-		took:    in.took,
-		decided: in.decided,
-		route:   in.route,
-		turn:    in.turn,
-	}
+	edited := inspections.Get().(*inspection)
+	edited.added = in.added + len(data) - len(in.Data())
+	edited.inspect, edited.parent = in.inspect, cx
+	edited.conn, edited.source = conn, conn
+	edited.started, edited.took = in.started, in.took
+	edited.decided, edited.route = in.decided, in.route
+	edited.turn = in.turn
 	edited.Begin(opening.Limits{Bytes: len(data)}, in.Head.Options(), in.started)
 	edited.First(data, in.started)
 	if edited.Outcome() == opening.HTTP {
 		return edited, nil
 	}
-	if err := edited.Head.Err(); err != nil {
-		return nil, err
-	}
-	return nil, errors.New("no request head")
+	err := cmp.Or(edited.Head.Err(), errNoHead)
+	edited.forget()
+	return nil, err
 }
 
 // headLine is a line of a head. A line of a field has its name.
@@ -224,17 +248,17 @@ type headLine struct {
 // headLines are the field lines of a head while they are edited.
 type headLines []headLine
 
-// edit returns the edited head, in memory of its own. An error names the value that
-// would break it.
-func (h *RewriteHead) edit(cx *layer4.Connection, in *inspection) ([]byte, error) {
+// edit returns the edited head, in memory of its own. repl is nil if no value has
+// placeholders. An error names the value that would break the head.
+func (h *RewriteHead) edit(in *inspection, repl *caddy.Replacer) ([]byte, error) {
 	// Servers rely on what is written here because the client cannot set it. It must not
 	// be able to have the next recipient remove it either.
 	if name := in.Head.Nominated(in.Data(), h.written); name != "" {
 		return nil, fmt.Errorf("the client's Connection field names %s", name)
 	}
-	values := valueReplacer{repl: cx.Replacer()}
+	values := valueReplacer{repl: repl}
 	line := in.Head.Line(-1).Of(in.Data())
-	var lines headLines
+	lines := make(headLines, 0, len(in.Head.Fields)+len(h.written))
 	end := in.Head.Line(-1).End
 	for i, f := range in.Head.Fields {
 		span := in.Head.Line(i)
@@ -243,7 +267,7 @@ func (h *RewriteHead) edit(cx *layer4.Connection, in *inspection) ([]byte, error
 	}
 
 	if h.Forwarded != nil {
-		lines = h.forward(lines, cx, in)
+		lines = h.forward(lines, in)
 	}
 	host := values.replace("host", h.Host)
 	if h.Host != "" {
@@ -267,7 +291,11 @@ func (h *RewriteHead) edit(cx *layer4.Connection, in *inspection) ([]byte, error
 		return nil, values.err
 	}
 
-	head := slices.Clone(line)
+	size := len(line) + in.Head.Len - int(end)
+	for _, l := range lines {
+		size += len(l.text)
+	}
+	head := append(make([]byte, 0, size), line...)
 	for _, l := range lines {
 		head = append(head, l.text...)
 	}
@@ -338,8 +366,8 @@ const (
 var clientsOwn = []string{forwardedFor, forwardedHost, forwardedProto, "Forwarded", "X-Real-IP"}
 
 // forward sets the fields that tell where a request came from.
-func (h *RewriteHead) forward(lines headLines, cx *layer4.Connection, in *inspection) headLines {
-	peer, hasPeer := peerAddress(cx.RemoteAddr())
+func (h *RewriteHead) forward(lines headLines, in *inspection) headLines {
+	peer, hasPeer := peerAddress(in.origin().RemoteAddr())
 	trusted := hasPeer && slices.ContainsFunc(h.trusted, func(p netip.Prefix) bool { return p.Contains(peer) })
 
 	var chain []string
@@ -365,7 +393,7 @@ func (h *RewriteHead) forward(lines headLines, cx *layer4.Connection, in *inspec
 	}
 	if !lines.has(forwardedProto) {
 		proto := "http"
-		if tlsTerminated(cx, in.conn) {
+		if in.tlsTerminated() {
 			proto = "https"
 		}
 		lines = lines.add(forwardedProto, proto)

@@ -1,9 +1,12 @@
 package streamprox
 
 import (
+	"context"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 	"github.com/streamprox/caddy-streamprox/internal/upstream"
@@ -91,20 +94,22 @@ func (h *Relay) placeAt(kept *keptServer, client *upstream.Client, method string
 	case kept.relay != h, h.pool.PerClient():
 	case !isRepeatable(method) && time.Since(kept.since) > freshAnswer:
 		// The upstream may be closing it, and the request must not be sent twice.
-	case h.pool.PerRequest():
-		to, err := h.pool.Choose(client)
-		if err == nil && to.Server == kept.to.Server {
-			return to
-		}
-		if err == nil {
-			to.Release()
-		}
 	default:
-		if to, ok := h.pool.Again(kept.to.Server); ok {
+		if to, ok := h.pool.Again(kept.to.Server, client); ok {
 			return to
 		}
 	}
 	return nil
+}
+
+// again reserves a place at the server that the request before has gone to, if the policy
+// sends there the request of in, too, which is only looked at.
+func (h *Relay) again(to *upstream.Server, in *inspection) (*upstream.Reservation, bool) {
+	var client upstream.Client
+	if h.pool.PerRequest() {
+		client.Stream = &layer4.Connection{Conn: in.origin(), Context: relayedContext(context.Background(), in)}
+	}
+	return h.pool.Again(to, &client)
 }
 
 // freshAnswer is how long ago an upstream must have answered on a connection for a request

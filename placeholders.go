@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
@@ -66,6 +67,50 @@ func (in *inspection) placeholder(key string) (value any, known bool) {
 	default:
 		return nil, false
 	}
+}
+
+// The placeholders of a connection, beside layer4.ConnWrapTimeReplKey.
+const (
+	remoteAddrReplKey = layer4.AppReplPrefix + "conn.remote_addr"
+	localAddrReplKey  = layer4.AppReplPrefix + "conn.local_addr"
+	tlsReplPrefix     = layer4.AppReplPrefix + "tls."
+	envReplPrefix     = "env."
+)
+
+// knownAhead reports whether all placeholders in value are known while a request is only
+// looked at: they depend on its head, or are the same for all requests of a connection.
+func knownAhead(value string) bool {
+	known := true
+	repl := caddy.NewEmptyReplacer()
+	repl.Map(func(key string) (any, bool) {
+		switch {
+		case strings.HasPrefix(key, httpReplPrefix), strings.HasPrefix(key, tlsReplPrefix), strings.HasPrefix(key, envReplPrefix):
+		case key == remoteAddrReplKey, key == localAddrReplKey, key == layer4.ConnWrapTimeReplKey:
+		default:
+			known = false
+		}
+		return nil, true
+	})
+	repl.ReplaceAll(value, "")
+	return known
+}
+
+// replacerAhead returns what replaces those placeholders as that of the stream would.
+func (in *inspection) replacerAhead() *caddy.Replacer {
+	repl := caddy.NewEmptyReplacer()
+	repl.Map(func(key string) (any, bool) {
+		switch {
+		case strings.HasPrefix(key, httpReplPrefix):
+			return in.placeholder(key)
+		case key == remoteAddrReplKey:
+			return in.origin().RemoteAddr(), true
+		case key == localAddrReplKey:
+			return in.origin().LocalAddr(), true
+		default:
+			return replacerOf(in.parent).Get(key)
+		}
+	})
+	return repl
 }
 
 // splitHost splits a Host field, or the host of a target. The name has no brackets; a

@@ -43,14 +43,15 @@ func (s *HeaderSelection) Validate() error {
 
 // Select implements l4proxy.Selector.
 func (s *HeaderSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
-	in := relayedInspection(cx)
-	if in == nil || in.Outcome() != opening.HTTP {
-		return upstream.SelectByHash("", pool, cx)
-	}
+	return selectByHead(s, pool, cx)
+}
+
+// value implements headPolicy.
+func (s *HeaderSelection) value(in *inspection) string {
 	if strings.EqualFold(s.Field, "Host") {
-		return upstream.SelectByHash(string(in.Head.Host.Of(in.Data())), pool, cx)
+		return string(in.Head.Host.Of(in.Data()))
 	}
-	return upstream.SelectByHash(fieldValues(in.Data(), &in.Head, s.Field, ","), pool, cx)
+	return fieldValues(in.Data(), &in.Head, s.Field, ",")
 }
 
 // CookieSelection chooses the upstream by the value of a cookie, as HeaderSelection does
@@ -78,14 +79,17 @@ func (s *CookieSelection) Validate() error {
 
 // Select implements l4proxy.Selector.
 func (s *CookieSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
-	var value string
-	if in := relayedInspection(cx); in != nil && in.Outcome() == opening.HTTP {
-		request := http.Request{Header: http.Header{"Cookie": {fieldValues(in.Data(), &in.Head, "Cookie", "; ")}}}
-		if cookie, err := request.Cookie(s.Name); err == nil {
-			value = cookie.Value
-		}
+	return selectByHead(s, pool, cx)
+}
+
+// value implements headPolicy.
+func (s *CookieSelection) value(in *inspection) string {
+	request := http.Request{Header: http.Header{"Cookie": {fieldValues(in.Data(), &in.Head, "Cookie", "; ")}}}
+	cookie, err := request.Cookie(s.Name)
+	if err != nil {
+		return ""
 	}
-	return upstream.SelectByHash(value, pool, cx)
+	return cookie.Value
 }
 
 // URIHashSelection chooses the upstream by the target of the request, path and query as
@@ -101,12 +105,27 @@ func (*URIHashSelection) CaddyModule() caddy.ModuleInfo {
 }
 
 // Select implements l4proxy.Selector.
-func (*URIHashSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
-	var target string
+func (s *URIHashSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
+	return selectByHead(s, pool, cx)
+}
+
+// value implements headPolicy.
+func (*URIHashSelection) value(in *inspection) string { return string(in.Head.Target.Of(in.Data())) }
+
+// headPolicy is a policy by the head of the request alone. It can also be asked where many
+// sessions are served: it does not wait.
+type headPolicy interface {
+	// value returns what the upstream is chosen by, or "": at random.
+	value(in *inspection) string
+}
+
+// selectByHead implements l4proxy.Selector for p.
+func selectByHead(p headPolicy, pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
+	var value string
 	if in := relayedInspection(cx); in != nil && in.Outcome() == opening.HTTP {
-		target = string(in.Head.Target.Of(in.Data()))
+		value = p.value(in)
 	}
-	return upstream.SelectByHash(target, pool, cx)
+	return upstream.SelectByHash(value, pool, cx)
 }
 
 // relayedKey is the context key under which relay keeps the *inspection for policies. They

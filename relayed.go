@@ -47,24 +47,33 @@ func (r *relayed) Ended(account relay.Account) {
 // Next implements relay.Owner. It forwards a request that its head alone sends the same way
 // as the one before, and leaves all others to Take.
 func (r *relayed) Next(data []byte, kept bool) relay.Next {
-	if !kept || r.relay.pool.PerRequest() || r.inspect.debugs() {
+	if !kept || !r.relay.ahead {
 		return relay.Next{}
 	}
 	in, sure := r.look(data)
 	defer in.recycle(false)
-	if !sure || in.Outcome() != opening.HTTP || !r.inspect.leadsTo(in.route, r.relay) {
+	if !sure || in.Outcome() != opening.HTTP || in.route < 0 || r.inspect.Routes[in.route].ahead != r.relay {
 		return relay.Next{}
 	}
-	request, err := r.relay.request(in, true)
+	edited, err := r.inspect.Routes[in.route].lookPast(in)
 	if err != nil {
 		return relay.Next{}
 	}
-	to, ok := r.relay.pool.Again(r.to.Server)
+	if edited != in {
+		defer edited.forget()
+	}
+	request, err := r.relay.request(edited, true)
+	repeatable := isRepeatable(request.Method)
+	if err != nil || !repeatable && time.Since(r.answered) > freshAnswer {
+		return relay.Next{}
+	}
+	to, ok := r.relay.again(r.to.Server, edited)
 	if !ok {
 		return relay.Next{}
 	}
+	r.inspect.logDecision(in)
 	r.to, r.head = to, request.Method == http.MethodHead
-	return relay.Next{Verdict: relay.Forward, Request: request, HeadLen: in.Head.Len, Repeatable: isRepeatable(request.Method)}
+	return relay.Next{Verdict: relay.Forward, Request: request, HeadLen: in.Head.Len, Repeatable: repeatable}
 }
 
 // Take implements relay.Owner: the request is inspected, and goes wherever it belongs. If

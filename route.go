@@ -29,7 +29,8 @@ type Route struct {
 
 	sets     []matcherSet
 	handlers []layer4.NextHandler
-	inPlace  bool // the handlers before the last one only change the head
+	inPlace  bool   // the handlers before the last one only change the head
+	ahead    *Relay // the last handler, if a look can tell what those before it make of a head; else nil
 }
 
 // matcherSet is a set of matchers that must all match.
@@ -81,13 +82,24 @@ func (r *Route) provision(ctx caddy.Context) error {
 		r.handlers = append(r.handlers, module.(layer4.NextHandler))
 	}
 	r.inPlace = onlyEdits(r.handlers)
+	r.ahead = relayAhead(r.handlers)
 	return nil
 }
 
 // Handlers that can be run for each request of a connection while the HTTP server keeps it.
 type (
-	headEditor  interface{ editsHead() } // changes the head, and runs the next handler
 	eachRequest interface{ takesEach() } // takes one request after the other
+
+	// headEditor changes the head, and runs the next handler.
+	headEditor interface {
+		// looksPast reports whether lookPast can be called.
+		looksPast() bool
+
+		// lookPast returns the edited request, of one that is only looked at, without what
+		// follows its head. It is the caller's to forget. An error is left to Handle. It is
+		// called where many sessions are served, and must not wait.
+		lookPast(in *inspection) (*inspection, error)
+	}
 )
 
 // onlyEdits reports whether handlers only edit heads on their way to the HTTP app.
@@ -101,6 +113,22 @@ func onlyEdits(handlers []layer4.NextHandler) bool {
 		}
 	}
 	return last >= 0
+}
+
+// relayAhead returns the relay that ends handlers, if those before it are headEditors which
+// can look past; else nil.
+func relayAhead(handlers []layer4.NextHandler) *Relay {
+	last := len(handlers) - 1
+	if last < 0 {
+		return nil
+	}
+	for _, handler := range handlers[:last] {
+		if editor, ok := handler.(headEditor); !ok || !editor.looksPast() {
+			return nil
+		}
+	}
+	relay, _ := handlers[last].(*Relay)
+	return relay
 }
 
 // newMatcherSet orders the matchers of a set by what they cost: the outcome, which
@@ -219,6 +247,23 @@ func (s *matcherSet) reads(in *inspection) bool {
 // keeps the stream.
 func (r *Route) handle(cx *layer4.Connection, next layer4.Handler) error {
 	return runHandlers(r.handlers, cx, next)
+}
+
+// lookPast returns what a route with ahead makes of a request that is only looked at: in
+// itself, or an inspection that is the caller's to forget. An error is left to handle.
+func (r *Route) lookPast(in *inspection) (*inspection, error) {
+	edited := in
+	for _, handler := range r.handlers[:len(r.handlers)-1] {
+		next, err := handler.(headEditor).lookPast(edited)
+		if edited != in {
+			edited.forget()
+		}
+		if err != nil {
+			return nil, err
+		}
+		edited = next
+	}
+	return edited, nil
 }
 
 func runHandlers(handlers []layer4.NextHandler, cx *layer4.Connection, next layer4.Handler) error {

@@ -63,6 +63,11 @@ func (in *inspection) recycle(bytes bool) {
 	if bytes {
 		socket.GiveBack(in.Data())
 	}
+	in.forget()
+}
+
+// forget gives the memory of an inspection, of which nobody else knows, to later requests.
+func (in *inspection) forget() {
 	*in = inspection{}
 	inspections.Put(in)
 }

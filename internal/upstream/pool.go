@@ -241,18 +241,30 @@ func (p *Pool) Choose(client *Client, excluded ...*Server) (*Reservation, error)
 	return nil, errNoneAvailable
 }
 
-// Again reserves a place at a server that was chosen before for a client, if it is still
-// available: for a connection to it that was kept.
-func (p *Pool) Again(to *Server) (*Reservation, bool) {
+// Again reserves a place at a server that was chosen before for the client, for its next
+// request on a connection that was kept. It reports false if the server is not available, or
+// if the policy looks at requests and names another one for this.
+func (p *Pool) Again(to *Server, client *Client) (*Reservation, bool) {
+	if p.PerRequest() {
+		r, err := p.Choose(client)
+		if err != nil {
+			return nil, false
+		}
+		if r.Server != to {
+			r.Release()
+			return nil, false
+		}
+		return r, true
+	}
 	if !to.available() || !to.peer.acquire(to.maxConnections) {
 		return nil, false
 	}
 	return &Reservation{Server: to}, true
 }
 
-// PerRequest reports whether which server is chosen, or its address, may depend on the
-// request, not on the client's connection alone.
-func (p *Pool) PerRequest() bool { return perRequest(p.options.Selector) || p.PerClient() }
+// PerRequest reports whether which server is chosen may depend on the request, not on the
+// client's connection alone.
+func (p *Pool) PerRequest() bool { return perRequest(p.options.Selector) }
 
 // Dial connects to a server for the client, with TLS and the PROXY protocol header. An error
 // is an *Error.

@@ -148,6 +148,60 @@ func TestChooseExcluded(t *testing.T) {
 	}
 }
 
+// byKey is a selector of a plugin: the n-th server.
+type byKey struct{ n int }
+
+func (s *byKey) Select(pool l4proxy.UpstreamPool, _ *layer4.Connection) *l4proxy.Upstream {
+	return pool[min(s.n, len(pool)-1)]
+}
+
+// TestAgain checks that a server is had again if it is available, and if a policy that may
+// look at requests still names it; and that no place is taken of another one.
+func TestAgain(t *testing.T) {
+	client, _ := silentClient(t)
+	servers := func() l4proxy.UpstreamPool {
+		return l4proxy.UpstreamPool{{Dial: []string{closedPort(t)}, MaxConnections: 1}, {Dial: []string{closedPort(t)}, MaxConnections: 1}}
+	}
+	places := func(p *Pool) [2]int64 {
+		return [2]int64{p.servers[0].peer.taken.Load(), p.servers[1].peer.taken.Load()}
+	}
+	for _, test := range []struct {
+		name   string
+		policy l4proxy.Selector
+		full   bool
+		down   bool
+		want   bool
+	}{
+		{name: "a policy that chooses once", policy: new(l4proxy.RoundRobinSelection), want: true},
+		{name: "the same server", policy: &byKey{0}, want: true},
+		{name: "another server", policy: &byKey{1}},
+		{name: "full", policy: new(l4proxy.FirstSelection), full: true},
+		{name: "full, by request", policy: &byKey{0}, full: true},
+		{name: "down", policy: new(l4proxy.FirstSelection), down: true},
+		{name: "down, by request", policy: &byKey{0}, down: true},
+	} {
+		p := newTestPool(t, Options{Servers: servers(), Selector: test.policy})
+		if test.full {
+			p.servers[0].peer.acquire(1)
+		}
+		p.servers[0].peer.down.Store(test.down)
+		before := places(p)
+		to, ok := p.Again(p.servers[0], client)
+		if ok != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, ok, test.want)
+		}
+		if ok {
+			if after := places(p); to.Server != p.servers[0] || after != [2]int64{1, 0} {
+				t.Errorf("%s: got %v, places %v, want the first server and its place", test.name, to.Server, after)
+			}
+			to.Release()
+		}
+		if after := places(p); after != before {
+			t.Errorf("%s: places %v, want %v", test.name, after, before)
+		}
+	}
+}
+
 // TestFailedDialsCount: failed dials make a server unavailable, unless the client may have
 // chosen its address.
 func TestFailedDialsCount(t *testing.T) {
