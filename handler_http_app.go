@@ -363,7 +363,7 @@ func (a *arrival) hand(reuse reuse, park *parking, ended func(*inspection)) serv
 func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
 	reuse := h.reuse(a)
 	if reuse == reusePin {
-		stream := fork(a.cx, a.conn, a.pending)
+		stream := forkOf(a.cx, a.conn, a.pending)
 		setTLSState(stream)
 		return next.Handle(stream)
 	}
@@ -374,7 +374,7 @@ func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
 		// The handlers of the route run for each request, and each could only lead here.
 		reuse = reuseClose
 	}
-	stream := fork(a.cx, a.conn, nil)
+	stream := forkOf(a.cx, a.conn, nil)
 	setTLSState(stream)
 	stream.Conn = a.hand(reuse, nil, serveNext)
 	return next.Handle(stream)

@@ -202,7 +202,8 @@ func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 		return nil, err
 	}
 	in := new(inspection)
-	in.init(continuation{h, cx}, conn, data, false)
+	in.origin = originOf(cx)
+	in.init(continuation{h, &in.origin}, conn, data, false)
 	if outer != nil {
 		in.turn = outer.turn
 	}
@@ -323,7 +324,7 @@ func (h *Inspect) logDecision(in *inspection) {
 	if !h.logger.Core().Enabled(zap.DebugLevel) {
 		return
 	}
-	conn := in.origin()
+	conn := in.client()
 	fields := []zap.Field{
 		zap.Stringer("remote", conn.RemoteAddr()),
 		zap.Stringer("local", conn.LocalAddr()),

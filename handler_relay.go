@@ -490,7 +490,7 @@ func (h *Relay) connect(ctx context.Context, in *inspection, client *upstream.Cl
 
 // serve lets the engine carry out the client's requests, the first of which is in s.
 func (h *Relay) serve(in *inspection, r *relayed, s *relay.Session, reuse reuse) (detached bool) {
-	r.continuation, r.head = in.turn.continuation, s.Request.Method == http.MethodHead
+	r.continuation, r.head = in.turn.continuation.lean(), s.Request.Method == http.MethodHead
 	s.ResponseHeaderTimeout = h.responseTimeout
 	s.IdleTimeout = h.idleTimeout
 	s.HalfCloseTimeout = h.halfCloseTimeout

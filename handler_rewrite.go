@@ -182,7 +182,7 @@ func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	if err == nil {
 		// Matchers since inspect may have read on: pending is what it saw and more.
 		var edited *inspection
-		if edited, err = in.rewritten(cx, conn, append(head, pending[in.Head.Len:]...)); err == nil {
+		if edited, err = in.rewritten(originOf(cx), conn, append(head, pending[in.Head.Len:]...)); err == nil {
 			return next.Handle(edited.stream())
 		}
 	}
@@ -207,7 +207,7 @@ func (h *RewriteHead) lookPast(in *inspection) (*inspection, error) {
 	if err != nil {
 		return nil, err
 	}
-	return in.rewritten(in.parent, nil, head)
+	return in.rewritten(in.origin, nil, head)
 }
 
 // hasHead reports whether a whole request head has been read.
@@ -218,13 +218,13 @@ func (in *inspection) hasHead() bool {
 var errNoHead = errors.New("no request head")
 
 // rewritten returns the inspection of an edited request: data holds its head and what
-// follows, and belongs to it from now on. Its stream goes on from cx, whose bytes have
-// been drained, with those of conn; conn is nil while the request is only looked at. An
+// follows, and belongs to it from now on. Its stream goes on from that origin, whose bytes
+// have been drained, with those of conn; conn is nil while the request is only looked at. An
 // error says why inspect would not have accepted the head.
-func (in *inspection) rewritten(cx *layer4.Connection, conn net.Conn, data []byte) (*inspection, error) {
+func (in *inspection) rewritten(from origin, conn net.Conn, data []byte) (*inspection, error) {
 	edited := inspections.Get().(*inspection)
 	edited.added = in.added + len(data) - len(in.Data())
-	edited.inspect, edited.parent = in.inspect, cx
+	edited.inspect, edited.origin = in.inspect, from
 	edited.conn, edited.source = conn, conn
 	edited.started, edited.took = in.started, in.took
 	edited.decided, edited.route = in.decided, in.route
@@ -367,7 +367,7 @@ var clientsOwn = []string{forwardedFor, forwardedHost, forwardedProto, "Forwarde
 
 // forward sets the fields that tell where a request came from.
 func (h *RewriteHead) forward(lines headLines, in *inspection) headLines {
-	peer, hasPeer := peerAddress(in.origin().RemoteAddr())
+	peer, hasPeer := peerAddress(in.client().RemoteAddr())
 	trusted := hasPeer && slices.ContainsFunc(h.trusted, func(p netip.Prefix) bool { return p.Contains(peer) })
 
 	var chain []string

@@ -20,10 +20,10 @@ type inspection struct {
 	opening.Opening
 	added int // how many bytes of the data are not from the client, but from rewrite_head
 
-	inspect *Inspect           // whose routes decide
-	parent  *layer4.Connection // the connection that is inspected
-	conn    net.Conn           // what follows the data; nil while they are only looked at
-	source  incoming           // conn, as the rest of the head is read from it
+	inspect *Inspect // whose routes decide
+	origin  origin   // of the stream
+	conn    net.Conn // what follows the data; nil while they are only looked at
+	source  incoming // conn, as the rest of the head is read from it
 	started time.Time
 	took    time.Duration // from started to the last packet
 
@@ -69,17 +69,17 @@ func (in *inspection) request() *httpRequest {
 	return &in.http
 }
 
-// origin returns the connection that says where the client is: what follows the data, or
-// while those are only looked at, what the first request came on, which may be closed.
-func (in *inspection) origin() net.Conn {
+// client returns the connection that says where the client is: what follows the data, or
+// while those are only looked at, what stands for the connection of the first request.
+func (in *inspection) client() net.Conn {
 	if in.conn != nil {
 		return in.conn
 	}
-	return innermost(in.parent)
+	return in.origin.conn
 }
 
 // tlsTerminated reports whether TLS was terminated on the way.
-func (in *inspection) tlsTerminated() bool { return tlsTerminated(in.parent, in.origin()) }
+func (in *inspection) tlsTerminated() bool { return tlsTerminated(in.origin.vars, in.client()) }
 
 // stream returns the connection that matchers and handlers get: its bytes are those
 // inspected so far and what follows them, its variables and placeholders its own.
@@ -89,7 +89,7 @@ func (in *inspection) tlsTerminated() bool { return tlsTerminated(in.parent, in.
 func (in *inspection) stream() *layer4.Connection {
 	if in.forked == nil {
 		in.lent = true
-		in.forked = fork(in.parent, in.conn, bytes.Clone(in.Data()))
+		in.forked = in.origin.fork(in.conn, bytes.Clone(in.Data()))
 		in.forked.SetVar(inspectionVar, in)
 		setTLSState(in.forked)
 		if in.Outcome() == opening.Other {
@@ -144,12 +144,12 @@ func (in *inspection) isConnect() bool {
 // errClientGone is returned when a connection breaks during inspection.
 var errClientGone = errors.New("client went away")
 
-// init makes in ready to inspect what begins with data on conn; in must be zero. later says
+// init makes in ready to inspect what begins with data on conn; in must be zero but for its origin. later says
 // that a request came before on the connection.
 func (in *inspection) init(c continuation, conn net.Conn, data []byte, later bool) {
 	// No literals: they would be made on the stack first, which is small in the young
 	// goroutine in which net/http's server reads while a handler runs.
-	in.inspect, in.parent = c.inspect, c.parent
+	in.inspect, in.origin = c.inspect, *c.origin
 	in.conn, in.source = conn, conn
 	in.turn = &in.own
 	in.own.first = in

@@ -107,7 +107,7 @@ func (h *Relay) placeAt(kept *keptServer, client *upstream.Client, method string
 func (h *Relay) again(to *upstream.Server, in *inspection) (*upstream.Reservation, bool) {
 	var client upstream.Client
 	if h.pool.PerRequest() {
-		client.Stream = &layer4.Connection{Conn: in.origin(), Context: relayedContext(context.Background(), in)}
+		client.Stream = &layer4.Connection{Conn: in.client(), Context: relayedContext(context.Background(), in)}
 	}
 	return h.pool.Again(to, &client)
 }

@@ -103,11 +103,11 @@ func (in *inspection) replacerAhead() *caddy.Replacer {
 		case strings.HasPrefix(key, httpReplPrefix):
 			return in.placeholder(key)
 		case key == remoteAddrReplKey:
-			return in.origin().RemoteAddr(), true
+			return in.client().RemoteAddr(), true
 		case key == localAddrReplKey:
-			return in.origin().LocalAddr(), true
+			return in.client().LocalAddr(), true
 		default:
-			return replacerOf(in.parent).Get(key)
+			return in.origin.get(key)
 		}
 	})
 	return repl

@@ -56,7 +56,7 @@ func newReinspectConn(in *inspection, conn, base net.Conn, data []byte, headLen 
 		handedConn:   handedConn{Conn: conn, ended: ended},
 		route:        -1,
 		single:       single,
-		continuation: in.turn.continuation,
+		continuation: in.turn.continuation.lean(),
 		base:         base,
 		first:        socket.NewReader(base),
 	}

@@ -104,7 +104,7 @@ func (r *relayed) Take(client net.Conn, data []byte, kept net.Conn, registered f
 }
 
 // Tunnelled implements relay.Owner: no request follows, so what would inspect it may go.
-func (r *relayed) Tunnelled() { r.parent, r.base = nil, nil }
+func (r *relayed) Tunnelled() { r.origin, r.base = nil, nil }
 
 // Dropped implements relay.Owner.
 func (r *relayed) Dropped() { r.leave() }

@@ -442,6 +442,7 @@ func TestNextLogs(t *testing.T) {
 		})
 	}
 }
+
 // TestRetireBesideTunnels is for the race detector: whoever retires connections asks each
 // for its inspect, while their loop goes on with them.
 func TestRetireBesideTunnels(t *testing.T) {

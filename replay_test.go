@@ -188,7 +188,7 @@ func TestServedTLS(t *testing.T) {
 	if got := tlsState(cx); got == nil || got.ServerName != "example.com" {
 		t.Errorf("got the TLS state %v, want that of the connection", got)
 	}
-	if !tlsTerminated(layer4.WrapConnection(conn, nil, zap.NewNop()), conn) {
+	if !tlsTerminated(nil, conn) {
 		t.Error("TLS is forgotten")
 	}
 	if got := handOvers(cx); got != 2 {

@@ -238,7 +238,7 @@ func (s *matcherSet) reads(in *inspection) bool {
 		if m.request != nil || m.name == "not" || m.name == "http" {
 			return false
 		}
-		matched, err := m.set.Match(fork(in.parent, in.conn, nil))
+		matched, err := m.set.Match(in.origin.fork(in.conn, nil))
 		return !matched || err != nil
 	})
 }

@@ -51,22 +51,22 @@ func innermost(cx *layer4.Connection) net.Conn {
 }
 
 // fork returns a connection that first reads pending, which it owns from now on, and then
-// conn. It has the context, the variables and the placeholders of cx. If its variables hold
-// an inspection, the placeholders of that come first. What caddy-l4's http matcher has left
-// on cx is not passed on: that matcher keeps its request for the life of a connection, so a
-// second request would be matched as the first one.
-func fork(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connection {
-	forked := layer4.WrapConnection(conn, pending, cx.Logger)
+// conn. It has the context, the variables and the placeholders of its origin. If its variables
+// hold an inspection, the placeholders of that come first. What caddy-l4's http matcher has
+// left there is not passed on: that matcher keeps its request for the life of a connection,
+// so a second request would be matched as the first one.
+func (o *origin) fork(conn net.Conn, pending []byte) *layer4.Connection {
+	forked := layer4.WrapConnection(conn, pending, o.logger)
 
 	vars := variablesOf(forked)
-	for key, value := range variablesOf(cx) {
+	for key, value := range o.vars {
 		if key != stockHTTPRequestVar {
 			vars[key] = value
 		}
 	}
 
-	repl, parent := forked.Replacer(), replacerOf(cx)
-	if started, ok := parent.Get(layer4.ConnWrapTimeReplKey); ok {
+	repl, inherited := forked.Replacer(), o.placeholders
+	if started, ok := inherited.get(layer4.ConnWrapTimeReplKey); ok {
 		repl.Set(layer4.ConnWrapTimeReplKey, started)
 	}
 	repl.Map(func(key string) (any, bool) {
@@ -78,12 +78,18 @@ func fork(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connecti
 		if strings.HasPrefix(key, stockHTTPReplPrefix) {
 			return nil, false
 		}
-		return parent.Get(key)
+		return inherited.get(key)
 	})
 
-	ctx := context.WithValue(cx.Context, layer4.VarsCtxKey, vars)
+	ctx := context.WithValue(o.context, layer4.VarsCtxKey, vars)
 	forked.Context = context.WithValue(ctx, layer4.ReplacerCtxKey, repl)
 	return forked
+}
+
+// forkOf returns a fork of cx.
+func forkOf(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connection {
+	o := originOf(cx)
+	return o.fork(conn, pending)
 }
 
 // placeholderSource is an inspection, to a stream: it knows the values of placeholders.
@@ -135,26 +141,20 @@ func setTLSState(cx *layer4.Connection) {
 	cx.SetVar(layer4.TLSConnectionStatesVarName, []*tls.ConnectionState{&state})
 }
 
-// variablesOf returns the variables of cx. They are taken from its context, which is all
-// that a connection waiting for its next request keeps of it.
+// variablesOf returns the variables of cx.
 func variablesOf(cx *layer4.Connection) map[string]any {
 	vars, _ := cx.Context.Value(variablesKey).(map[string]any)
 	return vars
 }
 
-// replacerOf returns the placeholders of cx, from its context too.
-func replacerOf(cx *layer4.Connection) *caddy.Replacer {
-	return cx.Context.Value(layer4.ReplacerCtxKey).(*caddy.Replacer)
-}
-
 // variablesKey is the key of the variables, as one that costs no memory to look for.
 var variablesKey any = layer4.VarsCtxKey
 
-// tlsTerminated reports whether TLS was terminated on the way to cx, of which conn is
-// the connection beneath.
-func tlsTerminated(cx *layer4.Connection, conn net.Conn) bool {
+// tlsTerminated reports whether TLS was terminated on the way to a connection with these
+// variables, of which conn is the one beneath.
+func tlsTerminated(vars map[string]any, conn net.Conn) bool {
 	_, ok := conn.(withTLS)
-	return ok || tlsState(cx) != nil
+	return ok || lastTLSState(vars) != nil
 }
 
 // withTLS is a connection whose TLS ends here, as *tls.Conn, or has ended before, as
@@ -165,8 +165,11 @@ type withTLS interface {
 
 // tlsState returns the state of the innermost TLS connection that was terminated
 // on the way to cx, or nil.
-func tlsState(cx *layer4.Connection) *tls.ConnectionState {
-	states, _ := variablesOf(cx)[layer4.TLSConnectionStatesVarName].([]*tls.ConnectionState)
+func tlsState(cx *layer4.Connection) *tls.ConnectionState { return lastTLSState(variablesOf(cx)) }
+
+// lastTLSState is tlsState for a connection with these variables.
+func lastTLSState(vars map[string]any) *tls.ConnectionState {
+	states, _ := vars[layer4.TLSConnectionStatesVarName].([]*tls.ConnectionState)
 	if len(states) == 0 {
 		return nil
 	}

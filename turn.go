@@ -4,17 +4,18 @@ import (
 	"net"
 	"sync"
 
-	"github.com/mholt/caddy-l4/layer4"
-
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // continuation is what it takes to inspect the next request of a connection. A connection
 // that waits for one keeps no more, so it is small.
 type continuation struct {
-	inspect *Inspect           // the outermost one: what handlers do is for one request
-	parent  *layer4.Connection // the connection as that inspect was given it
+	inspect *Inspect // the outermost one: what handlers do is for one request
+	origin  *origin  // the connection as that inspect was given it
 }
+
+// lean returns the continuation for a connection that waits.
+func (c continuation) lean() continuation { return continuation{c.inspect, c.origin.lean()} }
 
 // inspector returns the inspect that routes the next request. Anybody may call it at any time:
 // it looks at nothing else.

@@ -18,7 +18,8 @@ import (
 func continuationOf(t *testing.T, routes string) continuation {
 	t.Helper()
 	h := loadHandler(t, "inspect", `{"routes":[`+routes+`]}`).(*Inspect)
-	return continuation{h, layer4.WrapConnection(clientConn{}, nil, zap.NewNop())}
+	o := originOf(layer4.WrapConnection(clientConn{}, nil, zap.NewNop()))
+	return continuation{h, &o}
 }
 
 const (
@@ -105,16 +106,16 @@ func TestLookTLS(t *testing.T) {
 	handler.SetVar(layer4.TLSConnectionStatesVarName, []*tls.ConnectionState{{}})
 	for _, test := range []struct {
 		name   string
-		parent *layer4.Connection
+		origin origin
 		want   int
 	}{
-		{"none", c.parent, 1},
-		{"before a listener wrapper", wrapper, 0},
-		{"… seen through a handler's connection", layer4.WrapConnection(wrapper, nil, zap.NewNop()), 0},
-		{"by a handler", handler, 0},
+		{"none", *c.origin, 1},
+		{"before a listener wrapper", originOf(wrapper), 0},
+		{"… seen through a handler's connection", originOf(layer4.WrapConnection(wrapper, nil, zap.NewNop())), 0},
+		{"by a handler", originOf(handler), 0},
 	} {
 		head := []byte("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-		in, sure := continuation{c.inspect, test.parent}.look(head)
+		in, sure := continuation{c.inspect, &test.origin}.lean().look(head)
 		if !sure || in.route != test.want {
 			t.Errorf("%s: got the route %d (sure: %v), want %d", test.name, in.route, sure, test.want)
 		}
