@@ -3,6 +3,7 @@ package relay
 import (
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,7 +63,7 @@ type firstRequest struct {
 
 // session is what a pair has that carries HTTP requests.
 type session struct {
-	x     exchange.Exchange
+	x     *exchange.Exchange // while exchanging; else nil
 	phase phase
 	first *firstRequest // until the loop begins with the session; nil: it waits for one
 
@@ -86,6 +87,24 @@ type session struct {
 
 	up, down int64 // what the lanes had carried when the exchange began
 	linger   int64 // how many more bytes are dropped
+}
+
+// exchanges holds unused exchanges, all zero. One is a third of what a session is.
+var exchanges = sync.Pool{New: func() any { return new(exchange.Exchange) }}
+
+// takeExchange begins an exchange.
+func (s *session) takeExchange(r exchange.Request) {
+	if s.x == nil {
+		s.x = exchanges.Get().(*exchange.Exchange)
+	}
+	s.x.Begin(r)
+}
+
+// giveExchangeBack lets go of an exchange that is over.
+func (s *session) giveExchangeBack() {
+	*s.x = exchange.Exchange{}
+	exchanges.Put(s.x)
+	s.x = nil
 }
 
 // phase is what a session does.
@@ -137,7 +156,7 @@ func (l *loop) beginSession(p *pair) {
 	case first.received != nil:
 		l.handBack(p, first.received)
 	default:
-		s.x.Begin(first.request)
+		s.takeExchange(first.request)
 		s.x.Abort(statusBadGateway)
 		l.giveUp(p, UpstreamReset, nil)
 	}
@@ -155,7 +174,7 @@ func (l *loop) forward(p *pair, r exchange.Request, data, received []byte) {
 	p.delivered = l.now
 	p.halfClosedAt = 0
 	s.ahead = nil
-	s.x.Begin(r)
+	s.takeExchange(r)
 	up, ahead := s.x.Request(data)
 	if l.over(p) {
 		return // nothing is sent of a request that is known to be broken
@@ -379,7 +398,7 @@ func (l *loop) join(head, body []byte) []byte {
 func (l *loop) over(p *pair) bool {
 	switch state := p.session.x.State(); state {
 	case exchange.Refused, exchange.Broken:
-		cause, err := failure(&p.session.x)
+		cause, err := failure(p.session.x)
 		l.giveUp(p, cause, err)
 		return true
 	default:
@@ -468,11 +487,13 @@ func (l *loop) complete(p *pair) {
 	}
 	complete := s.x.State() == exchange.Complete
 	l.account(p, s.cause, s.err)
-	if complete && s.x.KeepsClient() && !s.retired && s.keepalive > 0 {
+	keepsClient, keepsUpstream, asked := s.x.KeepsClient(), s.x.KeepsUpstream(), s.x.RequestDone()
+	s.giveExchangeBack()
+	if complete && keepsClient && !s.retired && s.keepalive > 0 {
 		s.phase = waiting
 		switch {
 		case p.upstream.fd < 0:
-		case !s.x.KeepsUpstream() || s.upstreamKeepalive == 0:
+		case !keepsUpstream || s.upstreamKeepalive == 0:
 			l.leaveUpstream(p)
 		default:
 			s.reused = true
@@ -484,7 +505,7 @@ func (l *loop) complete(p *pair) {
 	s.phase = lingering
 	s.ahead = nil
 	s.linger = lingerLimit
-	if !s.x.RequestDone() {
+	if !asked {
 		// A client in the middle of its request fills all buffers on the way before it
 		// looks for a response: it is only bounded in time.
 		s.linger = forever.Nanoseconds()
@@ -649,6 +670,7 @@ func (l *loop) forgetUpstream(p *pair, reset bool) {
 // startTunnel makes the pair a raw stream.
 func (l *loop) startTunnel(p *pair) {
 	s := p.session
+	s.giveExchangeBack()
 	p.session = nil
 	p.owner.Tunnelled()
 	p.started = s.began
@@ -832,6 +854,8 @@ func (l *loop) retire(p *pair) {
 		return
 	}
 	s.retired = true
-	s.x.End()
+	if s.x != nil {
+		s.x.End()
+	}
 	l.enqueue(p)
 }
