@@ -67,11 +67,12 @@ type session struct {
 	phase phase
 	first *firstRequest // until the loop begins with the session; nil: it waits for one
 
-	ahead    []byte // what the client has sent after the request
-	received []byte // all of the request under way, as long as it may be sent once more
-	reused   bool   // the upstream's connection has carried a request before
-	lost     bool   // the upstream takes no more of the request
-	retired  bool   // the client's connection ends with the response under way
+	ahead    []byte         // what the client has sent after the request
+	received []byte         // all of the request under way, as long as it may be sent once more
+	reused   bool           // the upstream's connection has carried a request before
+	lost     bool           // the upstream takes no more of the request
+	retired  bool           // the client's connection ends with the response under way
+	blank    exchange.Blank // while waiting: what may come before the next request
 
 	cause Cause // what the exchange ends with; with err
 	err   error
@@ -487,10 +488,10 @@ func (l *loop) complete(p *pair) {
 	}
 	complete := s.x.State() == exchange.Complete
 	l.account(p, s.cause, s.err)
-	keepsClient, keepsUpstream, asked := s.x.KeepsClient(), s.x.KeepsUpstream(), s.x.RequestDone()
+	keepsClient, keepsUpstream, asked, blank := s.x.KeepsClient(), s.x.KeepsUpstream(), s.x.RequestDone(), s.x.Blank()
 	s.giveExchangeBack()
 	if complete && keepsClient && !s.retired && s.keepalive > 0 {
-		s.phase = waiting
+		s.phase, s.blank = waiting, blank
 		switch {
 		case p.upstream.fd < 0:
 		case !keepsUpstream || s.upstreamKeepalive == 0:
@@ -545,7 +546,7 @@ func (l *loop) await(p *pair) {
 		switch {
 		case n > 0:
 			p.client.readable = n == len(l.buffer) || p.client.shortReads
-			data := s.x.Ahead(l.buffer[:n])
+			data := s.blank.Skip(l.buffer[:n])
 			if len(data) == 0 {
 				continue
 			}
