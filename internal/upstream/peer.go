@@ -19,7 +19,10 @@ type peer struct {
 	// streams holds those that end when the address goes down.
 	streams relay.Registry
 
+	counts counts
+
 	mu           sync.Mutex
+	servers      map[*Server]struct{} // that have the address
 	checkers     int // servers whose active checks run
 	passedInARow int // checks …
 	failedInARow int // … of which one is 0

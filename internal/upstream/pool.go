@@ -72,9 +72,10 @@ type Options struct {
 
 // Attempt is a dial of a server for a client.
 type Attempt struct {
-	Client  *Client
-	Server  *Server
-	Failure *Error // nil: it is connected
+	Client   *Client
+	Server   *Server
+	Failure  *Error // nil: it is connected
+	Duration time.Duration
 }
 
 // Pool is the servers of one configuration.
@@ -172,6 +173,7 @@ func (p *Pool) Connect(ctx context.Context, client *Client) (net.Conn, *Reservat
 // beginning is how far the first server of a round has come. Zero: it is not chosen yet.
 type beginning struct {
 	to      *Reservation // nil: none
+	began   time.Time    // the dial
 	conn    net.Conn     // nil: there is none yet
 	waiting *socket.Connecting
 	err     error // why there is no server, or no connection
@@ -182,9 +184,10 @@ func (p *Pool) begin(client *Client) (b beginning) {
 	if b.to, b.err = p.Choose(client); b.err != nil || !b.to.direct.IsValid() {
 		return b
 	}
+	b.began = time.Now()
 	b.conn, b.waiting, b.err = socket.Connect(b.to.direct)
 	if b.waiting == nil {
-		b.err = p.dialed(context.Background(), b.to.Server, client, b.err)
+		b.err = p.dialed(context.Background(), b.to.Server, client, b.began, b.err)
 	}
 	return b
 }
@@ -206,7 +209,7 @@ func (p *Pool) tryEach(ctx context.Context, client *Client, first beginning) (ne
 		}
 		var conn net.Conn
 		if err == nil {
-			conn, err = p.dial(ctx, to.Server, client, first.waiting)
+			conn, err = p.dial(ctx, to.Server, client, first)
 		}
 		first = beginning{}
 		if err == nil {
@@ -269,19 +272,22 @@ func (p *Pool) PerRequest() bool { return perRequest(p.options.Selector) }
 // Dial connects to a server for the client, with TLS and the PROXY protocol header. An error
 // is an *Error.
 func (p *Pool) Dial(ctx context.Context, to *Server, client *Client) (net.Conn, error) {
-	return p.dial(ctx, to, client, nil)
+	return p.dial(ctx, to, client, beginning{})
 }
 
 // dial is Dial, which may have begun.
-func (p *Pool) dial(ctx context.Context, to *Server, client *Client, begun *socket.Connecting) (conn net.Conn, err error) {
+func (p *Pool) dial(ctx context.Context, to *Server, client *Client, b beginning) (conn net.Conn, err error) {
 	dialCtx, cancel := context.WithTimeout(ctx, p.options.DialTimeout)
 	defer cancel()
+	if b.waiting == nil {
+		b.began = time.Now()
+	}
 	switch {
-	case begun != nil:
-		conn, err = begun.Wait(dialCtx)
+	case b.waiting != nil:
+		conn, err = b.waiting.Wait(dialCtx)
 	case to.direct.IsValid():
-		if conn, begun, err = socket.Connect(to.direct); begun != nil {
-			conn, err = begun.Wait(dialCtx)
+		if conn, b.waiting, err = socket.Connect(to.direct); b.waiting != nil {
+			conn, err = b.waiting.Wait(dialCtx)
 		}
 	default:
 		var header *proxyproto.Header
@@ -290,7 +296,7 @@ func (p *Pool) dial(ctx context.Context, to *Server, client *Client, begun *sock
 		}
 		conn, err = to.dial(dialCtx, client.Stream.Replacer(), header, client.ALPN)
 	}
-	if err = p.dialed(ctx, to, client, err); err != nil {
+	if err = p.dialed(ctx, to, client, b.began, err); err != nil {
 		return nil, err
 	}
 	return conn, nil
@@ -298,8 +304,8 @@ func (p *Pool) dial(ctx context.Context, to *Server, client *Client, begun *sock
 
 // dialed counts and reports a dial that has ended, with err if that is not nil. It returns
 // the *Error of that.
-func (p *Pool) dialed(ctx context.Context, to *Server, client *Client, err error) error {
-	attempt := Attempt{Client: client, Server: to}
+func (p *Pool) dialed(ctx context.Context, to *Server, client *Client, began time.Time, err error) error {
+	attempt := Attempt{Client: client, Server: to, Duration: time.Since(began)}
 	if err != nil {
 		attempt.Failure = newError(ctx, to, err)
 		// What a client may have chosen says nothing of the addresses of others.
@@ -307,6 +313,7 @@ func (p *Pool) dialed(ctx context.Context, to *Server, client *Client, err error
 			to.peer.fail(p.options.FailDuration)
 		}
 	}
+	to.peer.counts.dialed(&attempt)
 	if p.options.Dialed != nil {
 		p.options.Dialed(attempt)
 	}

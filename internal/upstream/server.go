@@ -78,6 +78,7 @@ func newServer(ctx caddy.Context, config *l4proxy.Upstream, options *Options) (*
 	}
 	s.setDirect(options)
 	s.peer = openPeer(s.key())
+	s.peer.join(s)
 	if options.HealthChecks != nil && options.HealthChecks.CloseStreams {
 		s.group = &s.peer.streams
 	}
@@ -222,9 +223,13 @@ func (s *Server) Group() *relay.Registry { return s.group }
 func (s *Server) key() string { return s.network + "/" + s.address }
 
 // close lets go of the peer.
-func (s *Server) close() { closePeer(s.key()) }
+func (s *Server) close() {
+	s.peer.part(s)
+	closePeer(s.key())
+}
 
 // available reports whether a stream may be sent to the server.
-func (s *Server) available() bool {
-	return !s.peer.full(s.maxConnections) && !s.peer.failed(s.maxFails) && !s.peer.down.Load()
-}
+func (s *Server) available() bool { return !s.peer.full(s.maxConnections) && s.healthy() }
+
+// healthy reports whether neither failed dials nor health checks count against the server.
+func (s *Server) healthy() bool { return !s.peer.failed(s.maxFails) && !s.peer.down.Load() }
