@@ -15,6 +15,7 @@ import (
 func (l *loop) serve(p *pair) {
 	if p.session != nil {
 		l.serveSession(p)
+		l.countWaiting(p)
 	}
 	if p.session != nil || p.ended != 0 {
 		return
@@ -94,7 +95,7 @@ func (ln *lane) pour(fd int32) (n int, err error) {
 func (l *loop) deliver(p *pair, ln *lane, dst *endpoint) {
 	n, err := ln.pour(dst.fd)
 	if n > 0 {
-		ln.carried += int64(n)
+		l.count(p, ln, n)
 		p.delivered = l.now
 	}
 	switch {
@@ -217,6 +218,7 @@ func (l *loop) end(p *pair, cause Cause, err error) (first bool) {
 	l.clocks.stop(p)
 	p.ended = time.Since(epoch)
 	l.ended = append(l.ended, p)
+	l.countWaiting(p)
 	return true
 }
 

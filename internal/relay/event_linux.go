@@ -131,6 +131,8 @@ type pair struct {
 	cause  Cause
 	begun  bool // the loop serves it
 	queued bool // in loop.ready
+	parked bool // by Park; constant
+	waits  bool // counted as waiting for a request
 	gone   bool // closed and forgotten by the loop; guarded by loop.mu
 	err    error
 }

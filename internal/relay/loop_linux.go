@@ -43,6 +43,8 @@ type loop struct {
 	turned atomic.Int64 // when this turn began
 	rested atomic.Int64 // when it last waited for long enough to let others run
 
+	tally tally // which others look at
+
 	// The rest is the goroutine's.
 	now      time.Duration // when this turn began: the time is asked for once
 	yielded  time.Duration // when others last came first

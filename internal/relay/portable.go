@@ -223,6 +223,7 @@ func (f *flow) write(p []byte) error {
 		if n > 0 {
 			p = p[n:]
 			f.delivered.Add(int64(n))
+			portableTally.delivered(f == &f.stream.up, n)
 			f.stream.delivered.Store(int64(time.Since(f.stream.started)))
 		} else if err == nil {
 			err = io.ErrNoProgress

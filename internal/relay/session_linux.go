@@ -32,6 +32,7 @@ func (e *Event) Park(s *Session) bool {
 		return false
 	}
 	p := newSession(s)
+	p.parked = true
 	if err := e.takeOver(p, s.Client, nil, socket.LendTaken); err != nil {
 		e.warn("an idle connection is closed: no event loop could take it", err)
 		return false
@@ -303,7 +304,7 @@ func (l *loop) deliverRequest(p *pair) {
 	case err != nil || n == 0:
 		p.session.lost = true
 	default:
-		ln.carried += int64(n)
+		l.count(p, ln, n)
 		p.delivered = l.now
 	}
 }
@@ -418,7 +419,7 @@ func (l *loop) giveUp(p *pair, cause Cause, err error) {
 		// What came before the fault is the client's.
 		if ln := &p.down; !ln.empty() && p.client.writable {
 			if n, _ := ln.pour(p.client.fd); n > 0 {
-				ln.carried += int64(n)
+				l.count(p, ln, n)
 			}
 		}
 		l.end(p, cause, err)

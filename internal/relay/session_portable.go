@@ -202,6 +202,8 @@ func (c *conversation) await(until time.Time, silent bool) ([]byte, error) {
 	}
 	_ = c.Client.SetReadDeadline(until)
 	c.mu.Unlock()
+	portableTally.waiting.Add(1)
+	defer portableTally.waiting.Add(-1)
 
 	p, err := c.client.Read(math.MaxInt64)
 

@@ -23,9 +23,9 @@ type peer struct {
 
 	mu           sync.Mutex
 	servers      map[*Server]struct{} // that have the address
-	checkers     int // servers whose active checks run
-	passedInARow int // checks …
-	failedInARow int // … of which one is 0
+	checkers     int                  // servers whose active checks run
+	passedInARow int                  // checks …
+	failedInARow int                  // … of which one is 0
 }
 
 // peers holds the peer of each address that a server has.
