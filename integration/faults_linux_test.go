@@ -503,10 +503,10 @@ func TestDescriptorsRunOutBeforeHandlers(t *testing.T) {
 			}
 			admin := freeport.Address(t)
 			caddyfile := func(status int) string {
-				return fmt.Sprintf("{\nadmin %s\nlayer4 {\n%s {\n%sroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\nhttp://:80 {\nbind streamprox/web\nrespond %d\n}\n",
+				return fmt.Sprintf("{\ndebug\nadmin %s\nlayer4 {\n%s {\n%sroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\nhttp://:80 {\nbind streamprox/web\nrespond %d\n}\n",
 					admin, listen, test.before, status)
 			}
-			pid, logged := runLimited(t, caddy, caddyfile(204), limit)
+			_, logged := runLimited(t, caddy, caddyfile(204), limit)
 			answer := func() string {
 				conn, err := net.Dial(network, address)
 				if err != nil {
@@ -536,7 +536,9 @@ func TestDescriptorsRunOutBeforeHandlers(t *testing.T) {
 				conns = append(conns, conn)
 			}
 			if test.stops {
-				eventually(t, "exhaustion", func() bool { return descriptorsOf(t, pid) >= limit })
+				// What Caddy had open for a moment may be closed by now, so that there are fewer
+				// descriptors than the limit, and nobody accepts.
+				eventually(t, "end of the accept loop", func() bool { return strings.Contains(logged(), "stopped handling listener socket") })
 			}
 			for _, conn := range conns {
 				conn.Close()
