@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -188,6 +189,45 @@ func TestParkedIdle(t *testing.T) {
 			}
 			if n := p.parked.Load(); n != test.parked {
 				t.Errorf("parked %d times, want %d", n, test.parked)
+			}
+		})
+	}
+}
+
+// TestParkedForWhatIsLeft checks that a connection is parked for what is left of the server's
+// idle timeout, which began with the end of the response.
+func TestParkedForWhatIsLeft(t *testing.T) {
+	for _, test := range []struct {
+		name              string
+		idle, least, most time.Duration // of the server; of parking
+	}{
+		{"none", 0, math.MaxInt64, math.MaxInt64},
+		{"none either", -1, math.MaxInt64, math.MaxInt64},
+		{"an hour", time.Hour, time.Minute, time.Hour - 5*time.Millisecond},
+		{"Caddy's own", 5 * time.Minute, time.Second, 5*time.Minute - 5*time.Millisecond},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, p := newParkingServer(t, "", `,"park":"5ms"`, test.idle, echoHandler)
+			engine, keepalives := p.Parker, make(chan time.Duration, 1)
+			p.Parker = parkerFunc(func(session *relay.Session) bool {
+				keepalives <- session.Keepalive
+				return engine.Park(session)
+			})
+			conn := s.dial(t)
+			r := bufio.NewReader(conn)
+			for i := range 3 { // it is new to the server each time
+				_, _ = fmt.Fprintf(conn, "GET /%d HTTP/1.1\r\nHost: h\r\n\r\n", i)
+				if got, want := readResponse(t, r), fmt.Sprintf("200 /%d ", i); got != want {
+					t.Fatalf("got %q, want %q", got, want)
+				}
+				select {
+				case got := <-keepalives:
+					if got < test.least || got > test.most {
+						t.Errorf("parked for %s, want %s to %s", got, test.least, test.most)
+					}
+				case <-time.After(30 * time.Second):
+					t.Fatal("not parked")
+				}
 			}
 		})
 	}
