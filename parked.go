@@ -62,12 +62,20 @@ func retireParked() {
 // parked is a connection that waits for its next request, which has left the HTTP server.
 type parked struct{ continuation }
 
-// Next implements relay.Owner: all is for Take.
-func (*parked) Next([]byte, bool) relay.Next { return relay.Next{} }
+// Next implements relay.Owner: all that is complete is for Take.
+func (p *parked) Next(data []byte, _ bool) relay.Next {
+	in := p.next(nil, data)
+	defer in.recycle(false)
+	if in.mayWait() {
+		return relay.Next{Verdict: relay.Wait, Deadline: in.Deadline()}
+	}
+	return relay.Next{}
+}
 
 // Take implements relay.Owner: the request is inspected, and goes wherever it belongs.
-func (p *parked) Take(client net.Conn, data []byte, _ net.Conn, registered func()) {
+func (p *parked) Take(client net.Conn, data []byte, due time.Time, _ net.Conn, registered func()) {
 	in := p.next(client, data)
+	in.isDue(due)
 	in.turn.hold()
 	registered()
 	in.serve(client)

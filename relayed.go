@@ -47,12 +47,12 @@ func (r *relayed) Ended(account relay.Account) {
 // Next implements relay.Owner. It forwards a request that its head alone sends the same way
 // as the one before, and leaves all others to Take.
 func (r *relayed) Next(data []byte, kept bool) relay.Next {
-	if !kept || !r.relay.ahead {
-		return relay.Next{}
-	}
 	in, sure := r.look(data)
 	defer in.recycle(false)
-	if !sure || in.Outcome() != opening.HTTP || in.route < 0 || r.inspect.Routes[in.route].ahead != r.relay {
+	if r.base == nil && in.mayWait() { // else the rest is read from another connection than data
+		return relay.Next{Verdict: relay.Wait, Deadline: in.Deadline()}
+	}
+	if !kept || !r.relay.ahead || !sure || in.Outcome() != opening.HTTP || in.route < 0 || r.inspect.Routes[in.route].ahead != r.relay {
 		return relay.Next{}
 	}
 	edited, err := r.inspect.Routes[in.route].lookPast(in)
@@ -78,12 +78,13 @@ func (r *relayed) Next(data []byte, kept bool) relay.Next {
 
 // Take implements relay.Owner: the request is inspected, and goes wherever it belongs. If
 // the connection is not detached, that is for Handle to do.
-func (r *relayed) Take(client net.Conn, data []byte, kept net.Conn, registered func()) {
+func (r *relayed) Take(client net.Conn, data []byte, due time.Time, kept net.Conn, registered func()) {
 	if r.base != nil {
 		client = r.base
 	}
 	r.to.Release() // a request that has not been answered had a place, and gets another one
 	in := r.next(client, data)
+	in.isDue(due)
 	in.turn.hold()
 	registered()
 	if kept != nil {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
@@ -52,9 +53,9 @@ func (o *watchedOwner) Next(data []byte, kept bool) relay.Next {
 }
 
 // Take implements relay.Owner.
-func (o *watchedOwner) Take(client net.Conn, data []byte, upstream net.Conn, registered func()) {
+func (o *watchedOwner) Take(client net.Conn, data []byte, due time.Time, upstream net.Conn, registered func()) {
 	o.engine.taken.Add(1)
-	o.relayed.Take(client, data, upstream, registered)
+	o.relayed.Take(client, data, due, upstream, registered)
 }
 
 // engines are those of relay. On systems without an event loop they are the same.

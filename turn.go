@@ -3,6 +3,7 @@ package streamprox
 import (
 	"net"
 	"sync"
+	"time"
 
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
@@ -35,6 +36,25 @@ func (c continuation) next(conn net.Conn, data []byte) *inspection {
 func (c continuation) look(data []byte) (in *inspection, sure bool) {
 	in = c.next(nil, data)
 	return in, in.Certain() && c.inspect.chooseByHead(in)
+}
+
+// maxWaiting bounds, in bytes, the head that waits for its rest where connections wait: each
+// time that more of it comes it is read anew, by who serves many.
+const maxWaiting = 2 << 10
+
+// mayWait reports whether more of the head is needed, and need not be waited for by a
+// goroutine of its own. Who waits does not count packets.
+func (in *inspection) mayWait() bool {
+	return !in.Certain() && len(in.Data()) <= maxWaiting && in.Limits().Packets == 0
+}
+
+// isDue is told until when the head must have come, of which there was a beginning before;
+// zero: there was none.
+func (in *inspection) isDue(due time.Time) {
+	if !due.IsZero() {
+		in.started = due.Add(-in.Limits().Timeout)
+		in.Hasten(due)
+	}
 }
 
 // serve is a goroutine that reads the rest of the head of a later request from conn, if it

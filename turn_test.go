@@ -1,16 +1,19 @@
 package streamprox
 
 import (
+	"bufio"
 	"crypto/tls"
 	"io"
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/opening"
+	"github.com/streamprox/caddy-streamprox/internal/relay"
 )
 
 // continuationOf returns that of connections from which an inspect with these routes, in
@@ -118,6 +121,71 @@ func TestLookTLS(t *testing.T) {
 		in, sure := continuation{c.inspect, &test.origin}.lean().look(head)
 		if !sure || in.route != test.want {
 			t.Errorf("%s: got the route %d (sure: %v), want %d", test.name, in.route, sure, test.want)
+		}
+	}
+}
+
+// TestWaits checks which heads wait for their rest without a goroutine.
+func TestWaits(t *testing.T) {
+	half := "GET /chat/1 HT"
+	for _, test := range []struct {
+		name    string
+		options string
+		in      string
+		want    relay.Verdict
+	}{
+		{"half a head", "", half, relay.Wait},
+		{"a byte", "", "G", relay.Wait},
+		{"a head", "", half + "TP/1.1\r\nHost: h\r\n\r\n", relay.Elsewhere},
+		{"no head", "", "GET /chat/1 HTTP/1.1\r\nHost : h", relay.Elsewhere},
+		{"an empty line", "", "\r\n", relay.Elsewhere},
+		{"as much as may wait", "", half + strings.Repeat("x", maxWaiting-len(half)), relay.Wait},
+		{"more than may wait", "", half + strings.Repeat("x", maxWaiting-len(half)+1), relay.Elsewhere},
+		{"less than max_bytes", `"max_bytes":15,`, half, relay.Wait},
+		{"max_bytes", `"max_bytes":14,`, half, relay.Elsewhere},
+		{"packets are counted", `"max_packets":9,`, half, relay.Elsewhere},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := loadHandler(t, "inspect", `{`+test.options+`"timeout":"1h","routes":[`+chatRoute+lastRoute+`]}`).(*Inspect)
+			o := originOf(layer4.WrapConnection(clientConn{}, nil, zap.NewNop()))
+			c := continuation{h, &o}
+			for _, owner := range []relay.Owner{&relayed{continuation: c}, &parked{c}} {
+				before := time.Now()
+				got := owner.Next([]byte(test.in), false)
+				if got.Verdict != test.want {
+					t.Errorf("%T: got verdict %v, want %v", owner, got.Verdict, test.want)
+				}
+				if test.want == relay.Wait && (got.Deadline.Before(before.Add(time.Hour)) || got.Deadline.After(time.Now().Add(time.Hour))) {
+					t.Errorf("%T: got the deadline %v, want an hour from %v", owner, got.Deadline, before)
+				}
+			}
+		})
+	}
+}
+
+// TestWaitedInVain checks that the time for a head does not begin anew when somebody takes
+// its beginning: a head that is due by now is answered, though timeout is long.
+func TestWaitedInVain(t *testing.T) {
+	h := loadHandler(t, "inspect", `{"timeout":"1h","routes":[`+chatRoute+lastRoute+`]}`).(*Inspect)
+	o := originOf(layer4.WrapConnection(clientConn{}, nil, zap.NewNop()))
+	c := continuation{h, &o}
+	for _, detached := range []bool{true, false} {
+		for _, owner := range []relay.Owner{&relayed{continuation: c, detached: detached}, &parked{c}} {
+			client, server := net.Pipe()
+			_ = client.SetDeadline(time.Now().Add(30 * time.Second))
+			taken := make(chan struct{})
+			go func() {
+				defer close(taken)
+				owner.Take(server, []byte("GET /chat/1 HT"), time.Now(), nil, func() {})
+				if r, ok := owner.(*relayed); ok && !detached { // for Handle to go on with
+					_ = r.successor.inspect.run(r.successor, endOfChain)
+				}
+			}()
+			if got := readResponse(t, bufio.NewReader(client)); !strings.HasPrefix(got, "408") {
+				t.Errorf("%T: got %q, want 408", owner, got)
+			}
+			client.Close()
+			<-taken
 		}
 	}
 }

@@ -108,3 +108,44 @@ func TestNextRequestElsewhereWithTLS(t *testing.T) {
 		t.Errorf("%d goroutines after 40 more requests, %d before", after, before)
 	}
 }
+
+// TestUnfinishedHead checks what becomes of a later head of which no more than a part comes,
+// and that the rest of one may come as late and in as many pieces as that of a first head.
+func TestUnfinishedHead(t *testing.T) {
+	backend := numberedBackend(t)
+	for _, before := range []string{"", "throttle {\n latency 1ns\n }\n "} {
+		address, hasty := freeport.Address(t), freeport.Address(t)
+		server := func(address, timeout string) string {
+			return address + " {\n route {\n " + before + "inspect {\n " + timeout + "max_bytes 5000\n route {\n relay " + backend + "\n }\n }\n }\n }\n "
+		}
+		startQuiet(t, "{\n layer4 {\n "+server(address, "")+server(hasty, "timeout 300ms\n ")+"}\n}")
+		kept := func(address string) (conn *net.TCPConn, s *script, number string) {
+			conn = dial(t, address)
+			s = &script{t: t, conn: conn, r: bufio.NewReader(conn)}
+			s.get("/")
+			response, err := http.ReadResponse(s.r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			content, _ := io.ReadAll(response.Body)
+			return conn, s, string(content)
+		}
+		next := "GET / HTTP/1.1\r\nHost: example.com\r\nX: " + strings.Repeat("x", 4000) + "\r\n\r\n"
+
+		conn, s, number := kept(address)
+		send(t, conn, next[:100], 1)
+		send(t, conn, next[100:], 1000)
+		s.get("", number)
+		_, _ = io.WriteString(conn, strings.Repeat("GET /", 1001))
+		expectAnswer(t, conn, "431")
+
+		conn, _, _ = kept(address)
+		_, _ = io.WriteString(conn, next[:100])
+		_ = conn.CloseWrite()
+		expectAnswer(t, conn, "closed")
+
+		conn, _, _ = kept(hasty)
+		_, _ = io.WriteString(conn, next[:100])
+		expectAnswer(t, conn, "408")
+	}
+}

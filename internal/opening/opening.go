@@ -156,6 +156,13 @@ func (o *Opening) Data() []byte { return o.data }
 // Deadline returns until when the next packet may take.
 func (o *Opening) Deadline() time.Time { return o.deadline }
 
+// Hasten makes the deadline an earlier one.
+func (o *Opening) Hasten(deadline time.Time) {
+	if deadline.Before(o.deadline) {
+		o.deadline = deadline
+	}
+}
+
 // Limits returns the limits that o began with.
 func (o *Opening) Limits() Limits { return o.limits }
 

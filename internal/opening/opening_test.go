@@ -199,6 +199,14 @@ func TestDeadline(t *testing.T) {
 		}
 		at = at.Add(time.Second)
 	}
+	for _, at := range []time.Time{want.Add(time.Second), want.Add(-time.Second), want} {
+		if o.Hasten(at); at.Before(want) {
+			want = at
+		}
+		if got := o.Deadline(); got != want {
+			t.Errorf("hastened to %v: got %v, want %v", at, got, want)
+		}
+	}
 }
 
 // TestNoAllocation checks that an opening that is used again costs no memory if the first

@@ -34,7 +34,7 @@ func (o *parkedOwner) Ended(Account)          { o.t.Error("Ended was called") }
 func (o *parkedOwner) Tunnelled()             { o.t.Error("Tunnelled was called") }
 func (o *parkedOwner) Dropped()               { o.t.Error("Dropped was called") }
 func (o *parkedOwner) Closed()                { close(o.closed) }
-func (o *parkedOwner) Take(client net.Conn, data []byte, _ net.Conn, _ func()) {
+func (o *parkedOwner) Take(client net.Conn, data []byte, _ time.Time, _ net.Conn, _ func()) {
 	o.taken <- parkedData{client, data}
 }
 

@@ -86,7 +86,10 @@ type Owner interface {
 	// own. Until it returns, or calls registered, since the request is known elsewhere to be
 	// under way, the session counts as one of its registries, but cannot be ended or retired. If Serve has
 	// not detached the client's connection, Take returns before Closed is called.
-	Take(client net.Conn, data []byte, upstream net.Conn, registered func())
+	//
+	// due is until when the request must have come, as Next has said of its beginning; zero:
+	// Next was not asked, or had seen all it needed.
+	Take(client net.Conn, data []byte, due time.Time, upstream net.Conn, registered func())
 
 	// Tunnelled is called when the connections have become a raw stream, which may last for
 	// days: no request follows.

@@ -701,13 +701,17 @@ func (l *loop) handBack(p *pair, data []byte) {
 	if p.upstream.fd >= 0 {
 		upstream = l.leave(&p.upstream)
 	}
-	p.taken = func() (take func()) { return p.handOver(client, upstream, data) }
+	var due time.Time
+	if s.headDue != 0 {
+		due = epoch.Add(s.headDue)
+	}
+	p.taken = func() (take func()) { return p.handOver(client, upstream, data, due) }
 	l.end(p, Finished, nil)
 }
 
 // handOver makes connections of the descriptors that a session has left. It returns what
 // gives them to the owner, nil if the client's is lost.
-func (p *pair) handOver(client, upstream int, data []byte) (take func()) {
+func (p *pair) handOver(client, upstream int, data []byte, due time.Time) (take func()) {
 	var kept net.Conn
 	switch {
 	case upstream < 0:
@@ -732,7 +736,7 @@ func (p *pair) handOver(client, upstream int, data []byte) (take func()) {
 		return nil
 	}
 	return func() {
-		p.owner.Take(conn, data, kept, p.forget)
+		p.owner.Take(conn, data, due, kept, p.forget)
 		p.forget()
 	}
 }

@@ -56,7 +56,7 @@ func (c *conversation) run(e *portableExchange) {
 		case e.tunnel:
 			return
 		case e.repeats:
-			c.release(e.Received, e)
+			c.release(e.Received, time.Time{}, e)
 			return
 		case !e.kept:
 			c.Owner.Closed()
@@ -158,7 +158,7 @@ func (c *conversation) next(keepsUpstream bool, blank exchange.Blank, data []byt
 				continue
 			case len(data) > 0:
 				// The beginning of a request: whoever takes over sees what is wrong with it.
-				c.release(data, nil)
+				c.release(data, headDue, nil)
 				return nil
 			default:
 				c.closeBoth()
@@ -186,7 +186,7 @@ func (c *conversation) next(keepsUpstream bool, blank exchange.Blank, data []byt
 			if next.Verdict == Forward {
 				c.dropUpstream() // a request that must not be sent twice needs a fresh one
 			}
-			c.release(data, nil)
+			c.release(data, headDue, nil)
 			return nil
 		}
 	}
@@ -242,8 +242,9 @@ func (c *conversation) begin(r exchange.Request) *portableExchange {
 }
 
 // release gives the connections to the owner, that of the upstream if it is kept: for a
-// request that no exchange has begun for, or that of e, which is to be repeated.
-func (c *conversation) release(data []byte, e *portableExchange) {
+// request that no exchange has begun for, and that must have come when it is due, or that of e,
+// which is to be repeated.
+func (c *conversation) release(data []byte, due time.Time, e *portableExchange) {
 	c.mu.Lock()
 	c.exchange = nil
 	over := c.over
@@ -257,7 +258,7 @@ func (c *conversation) release(data []byte, e *portableExchange) {
 		return
 	}
 	_ = c.Client.SetReadDeadline(time.Time{})
-	c.Owner.Take(c.Client, data, c.Upstream, c.forget)
+	c.Owner.Take(c.Client, data, due, c.Upstream, c.forget)
 	c.Owner.Closed()
 }
 

@@ -106,7 +106,9 @@ func (o *oneExchange) Next([]byte, bool) Next {
 	return Next{}
 }
 
-func (o *oneExchange) Take(net.Conn, []byte, net.Conn, func()) { o.t.Error("Take was called") }
+func (o *oneExchange) Take(net.Conn, []byte, time.Time, net.Conn, func()) {
+	o.t.Error("Take was called")
+}
 
 func (o *oneExchange) Tunnelled() {}
 

@@ -409,11 +409,11 @@ func TestSessionUpgradeNotTaken(t *testing.T) {
 // came, however slowly the others follow.
 func TestSessionHeadDeadline(t *testing.T) {
 	onEachHop(t, func(t *testing.T, network, upstreamNetwork string) {
-		var first atomic.Bool
+		var first atomic.Value
 		client, k, accept := scripted(t, network, upstreamNetwork, func(k *keeper) {
 			k.wait = func() time.Time {
-				if first.CompareAndSwap(false, true) {
-					return time.Now().Add(20 * time.Millisecond)
+				if at := time.Now().Add(20 * time.Millisecond); first.CompareAndSwap(nil, at) {
+					return at
 				}
 				return time.Now().Add(time.Hour)
 			}
@@ -432,6 +432,9 @@ func TestSessionHeadDeadline(t *testing.T) {
 			}
 			return k.taken.Load() > 0
 		})
+		if due := k.due.Load().(time.Time); due.IsZero() || due.After(first.Load().(time.Time)) {
+			t.Errorf("it was due at %v, want %v", due, first.Load())
+		}
 		send(t, client, in[sent:]+" HTTP/1.1\r\nHost: h\r\n\r\n")
 		want := in + " HTTP/1.1\r\nHost: h\r\n\r\n"
 		if k.dropped.Load() > 0 {

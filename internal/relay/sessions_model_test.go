@@ -880,7 +880,7 @@ func (o *modelOwner) Next(data []byte, kept bool) Next {
 	return Next{Verdict: Forward, Request: request, HeadLen: headLen, Repeatable: r.repeatable()}
 }
 
-func (o *modelOwner) Take(client net.Conn, data []byte, upstream net.Conn, registered func()) {
+func (o *modelOwner) Take(client net.Conn, data []byte, _ time.Time, upstream net.Conn, registered func()) {
 	defer o.alone()()
 	// Closed comes before or after this: after it if the connection is not detached.
 	if (upstream != nil) != o.hasServer {

@@ -30,6 +30,7 @@ type keeper struct {
 
 	wg        sync.WaitGroup // what Serve and Take have begun
 	taken     atomic.Int32
+	due       atomic.Value // time.Time: what Take was told last
 	forwards  atomic.Int32
 	dropped   atomic.Int32
 	ended     chan Account
@@ -128,8 +129,9 @@ func (k *keeper) Next(data []byte, kept bool) Next {
 	return Next{Verdict: Forward, Request: request, HeadLen: headLen, Repeatable: request.Method != "POST"}
 }
 
-func (k *keeper) Take(client net.Conn, data []byte, upstream net.Conn, registered func()) {
+func (k *keeper) Take(client net.Conn, data []byte, due time.Time, upstream net.Conn, registered func()) {
 	k.taken.Add(1)
+	k.due.Store(due)
 	k.serve(client, data, upstream)
 	registered()
 }
@@ -398,6 +400,9 @@ func TestSessionElsewhere(t *testing.T) {
 			}
 			if got := k.taken.Load(); got != 3 {
 				t.Errorf("taken %d times, want 3", got)
+			}
+			if due := k.due.Load().(time.Time); !due.IsZero() {
+				t.Errorf("a request that has come was due at %v", due)
 			}
 		})
 	}

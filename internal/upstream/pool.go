@@ -330,9 +330,10 @@ type Reservation struct {
 	released atomic.Bool
 }
 
-// Release gives the place back. Calls after the first one do nothing.
+// Release gives the place back. Calls after the first one do nothing, nor do those of a nil
+// Reservation.
 func (r *Reservation) Release() {
-	if r.released.CompareAndSwap(false, true) {
+	if r != nil && r.released.CompareAndSwap(false, true) {
 		r.peer.release()
 	}
 }
