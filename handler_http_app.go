@@ -154,6 +154,9 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	if reuse == reuseReinspect && park != nil || !a.detach() {
 		ended, wait = a.awaitEnd()
 	}
+	if a.in != nil {
+		a.in.turn.dropKept() // whoever gets the next request is not told of it
+	}
 	handed := a.hand(reuse, park, ended)
 	if state := tlsState(cx); state != nil {
 		handed = tlsServedConn{served: handed, state: state}

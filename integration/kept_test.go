@@ -149,3 +149,73 @@ func TestUnfinishedHead(t *testing.T) {
 		expectAnswer(t, conn, "408")
 	}
 }
+
+// TestMovedClientLeavesNothing checks that a client which moves from a relay to a site leaves
+// neither a connection to the upstream nor a place there, while it stays at the site and
+// afterwards.
+func TestMovedClientLeavesNothing(t *testing.T) {
+	for _, before := range []string{"", "throttle {\n latency 1ns\n }\n "} {
+		var open, connections atomic.Int32
+		upstream := backend(t, func(conn net.Conn) {
+			open.Add(1)
+			defer open.Add(-1)
+			connections.Add(1)
+			for r := bufio.NewReader(conn); ; {
+				if _, err := http.ReadRequest(r); err != nil {
+					return
+				}
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nrelay")
+			}
+		})
+		address := freeport.Address(t)
+		startQuiet(t, `{
+			layer4 {
+				`+address+` {
+					route {
+						`+before+`inspect {
+							@relay http_request path /relay
+							route @relay {
+								relay {
+									upstream_keepalive 1h
+									upstream `+upstream+` {
+										max_connections 1
+									}
+								}
+							}
+							route {
+								http_app web
+							}
+						}
+					}
+				}
+			}
+		}
+		http://:80 {
+			bind streamprox/web
+			respond site
+		}`)
+		var clients []*script
+		var conns []*net.TCPConn
+		for range 10 {
+			conn := dial(t, address)
+			s := &script{t: t, conn: conn, r: bufio.NewReader(conn)}
+			clients, conns = append(clients, s), append(conns, conn)
+		}
+		for round := range 3 {
+			for _, s := range clients {
+				s.get("/relay /relay", "relay", "relay") // the only place is free again
+				s.get("/site", "site")
+			}
+			eventually(t, "end of the connections that are kept for nobody", func() bool { return open.Load() == 0 })
+			if got, want := connections.Load(), int32((round+1)*len(clients)); got != want {
+				t.Errorf("got %d connections to the upstream, want %d", got, want)
+			}
+		}
+		clients[0].get("/relay", "relay") // it leaves while its connection to the upstream is kept
+		for _, conn := range conns {
+			conn.Close()
+		}
+		eventually(t, "end of the last connections", func() bool { return open.Load() == 0 })
+		newScript(t, address).get("/relay", "relay")
+	}
+}
