@@ -22,6 +22,7 @@ func (h *Inspect) admit(cx *layer4.Connection) (leave func(), ok bool) {
 	if !ok {
 		h.refused.refusal(h.logger, "too many connections under inspection; resetting new ones")
 		socket.ResetOnClose(cx)
+		h.ledger.logRefusal(cx, "max_pending")
 	}
 	return leave, ok
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
@@ -110,7 +111,22 @@ func (in *inspection) respond(conn net.Conn, r response) {
 		defer in.turn.settle()
 	}
 	in.turn.lingered = true
+	in.turn.answered(r)
 	r.send(conn, in.method() == http.MethodHead)
+}
+
+// answered notes in the account that the request gets r, and whose doing that is.
+func (t *turn) answered(r response) {
+	t.record.Meter().Responded(r.status)
+	t.record.Meter().Delivered(account.Down, len(r.content))
+	t.record.Change(func(s *account.Summary) {
+		if s.Destination == "" {
+			s.Destination = toInspect
+		}
+		if s.Cause == "" {
+			s.Cause = "answered"
+		}
+	})
 }
 
 // hasContent reports whether a response with that status may have content

@@ -30,6 +30,7 @@ import (
 //		max_pending         <int>
 //		max_pending_per_ip  <int>
 //		lenient
+//		log                 [start] [every <duration>]
 //
 //		@a <matcher> [<matcher_args>]
 //		@b {
@@ -81,8 +82,10 @@ func (h *Inspect) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if d.NextArg() {
 				err = d.Errf("lenient takes no arguments; unexpected '%s'", d.Val())
 			}
+		case "log":
+			h.Log, err = accessLog(d)
 		default:
-			hint := "use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, @<name> or route"
+			hint := "use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, log, @<name> or route"
 			switch {
 			case strings.HasSuffix(option, "{"):
 				hint = "a space is missing before the brace: write '" + strings.TrimSuffix(option, "{") + " {'"
@@ -199,6 +202,7 @@ var proxyOptions = []string{
 //		upstream_keepalive       <duration>
 //		upgrade                  <protocols...>|off
 //		keep_alias_headers
+//		log                      [start] [every <duration>]
 //		dial_allow               <hosts and networks...>
 //
 //		# as in caddy-l4's proxy
@@ -284,6 +288,8 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if d.NextArg() {
 				err = d.Errf("keep_alias_headers takes no arguments; unexpected '%s'", d.Val())
 			}
+		case "log":
+			h.Log, err = accessLog(d)
 		case "proxy_protocol":
 			h.ProxyProtocol, err = one(d)
 			if err == nil && h.ProxyProtocol != "v1" && h.ProxyProtocol != "v2" && !strings.Contains(h.ProxyProtocol, "{") {
@@ -294,7 +300,7 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = d.Errf("unrecognized relay option '%s': %s", option, hint)
 				break
 			}
-			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, keepalive, upstream_keepalive, upgrade, keep_alias_headers, dial_allow, proxy_protocol, or an option of caddy-l4's proxy (%s)",
+			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, keepalive, upstream_keepalive, upgrade, keep_alias_headers, dial_allow, proxy_protocol, log, or an option of caddy-l4's proxy (%s)",
 				option, strings.Join(proxyOptions, ", "))
 		}
 		if err == nil {
@@ -732,6 +738,28 @@ func duration(d *caddyfile.Dispenser) (*caddy.Duration, error) {
 	}
 	result := caddy.Duration(parsed)
 	return &result, nil
+}
+
+// accessLog consumes which lines an access log has besides those at the end.
+func accessLog(d *caddyfile.Dispenser) (*AccessLog, error) {
+	log := new(AccessLog)
+	for d.NextArg() {
+		switch d.Val() {
+		case "start":
+			log.Start = true
+		case "every":
+			every, err := duration(d)
+			if err != nil {
+				return nil, err
+			}
+			if log.Every = *every; log.Every <= 0 {
+				return nil, d.Errf("log: every %s is not more than 0", d.Val())
+			}
+		default:
+			return nil, d.Errf("log: unknown argument '%s': use start, and every with a duration, as in 'log start every 10m'", d.Val())
+		}
+	}
+	return log, nil
 }
 
 // endOfOption refuses a block after an option that has none.

@@ -97,7 +97,7 @@ func TestCaddyfileErrors(t *testing.T) {
 	}{
 		{name: "inspect: argument", config: "inspect headers", want: "inspect takes no arguments, only a block; unexpected 'headers'"},
 		{name: "inspect: argument and block", config: "inspect x {\n}", want: "unexpected 'x'"},
-		{name: "inspect: unknown option", config: "inspect {\n max_byte 1\n}", want: "unrecognized inspect option 'max_byte': use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, @<name> or route"},
+		{name: "inspect: unknown option", config: "inspect {\n max_byte 1\n}", want: "unrecognized inspect option 'max_byte': use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, log, @<name> or route"},
 		{name: "inspect: option of layer4 routes", config: "inspect {\n matching_timeout 3s\n}", want: "unrecognized inspect option 'matching_timeout'"},
 		{name: "inspect: idle_timeout", config: "inspect {\n idle_timeout 3s\n}", want: "unrecognized inspect option 'idle_timeout'"},
 		{name: "inspect: a handler outside routes", config: "inspect {\n echo\n}", want: "unrecognized inspect option 'echo'"},
@@ -130,7 +130,7 @@ func TestCaddyfileErrors(t *testing.T) {
 
 		{name: "relay: no upstream", config: "relay", want: "relay needs at least one upstream, as in 'relay 10.0.0.5:9000'"},
 		{name: "relay: no upstream but options", config: "relay {\n idle_timeout 1h\n lb_policy first\n}", want: "relay needs at least one upstream"},
-		{name: "relay: unknown option", config: "relay 10.0.0.5:9000 {\n timeout 5s\n}", want: "unrecognized relay option 'timeout': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, keepalive, upstream_keepalive, upgrade, keep_alias_headers, dial_allow, proxy_protocol, or an option of caddy-l4's proxy (upstream, lb_policy, lb_try_duration, lb_try_interval, health_interval, health_port, health_timeout, health_fall, health_rise, close_if_unhealthy, fail_duration, max_fails, unhealthy_connection_count)"},
+		{name: "relay: unknown option", config: "relay 10.0.0.5:9000 {\n timeout 5s\n}", want: "unrecognized relay option 'timeout': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, keepalive, upstream_keepalive, upgrade, keep_alias_headers, dial_allow, proxy_protocol, log, or an option of caddy-l4's proxy (upstream, lb_policy, lb_try_duration, lb_try_interval, health_interval, health_port, health_timeout, health_fall, health_rise, close_if_unhealthy, fail_duration, max_fails, unhealthy_connection_count)"},
 		{name: "relay: health_interval without value", config: "relay 10.0.0.5:9000 {\n health_interval\n}", want: "after 'health_interval'"},
 		{name: "relay: health_interval extra", config: "relay 10.0.0.5:9000 {\n health_interval 5s 5s\n}", want: "after 'health_interval'"},
 		{name: "relay: health_interval bad", config: "relay 10.0.0.5:9000 {\n health_interval soon\n}", want: "parsing relay option 'health_interval'"},

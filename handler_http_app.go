@@ -15,6 +15,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
@@ -149,6 +150,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		return nil
 	}
 	setTLSState(cx)
+	record := h.account(&a, address)
 	reuse, park := h.reuse(&a), h.parkingOf(&a)
 	ended, wait := serveNext, func() {} // while the connection is idle, nothing of this call is kept
 	if reuse == reuseReinspect && park != nil || !a.detach() {
@@ -157,7 +159,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	if a.in != nil {
 		a.in.turn.dropKept() // whoever gets the next request is not told of it
 	}
-	handed := a.hand(reuse, park, ended)
+	handed := a.hand(reuse, park, record, ended)
 	if state := tlsState(cx); state != nil {
 		handed = tlsServedConn{served: handed, state: state}
 	}
@@ -172,6 +174,8 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 			zap.Duration("wait", h.wait),
 			zap.Stringer("remote", cx.RemoteAddr()),
 			zap.Error(err))
+		record.Meter().Responded(http.StatusServiceUnavailable)
+		closeAccount(record, "not_delivered", err, "")
 		a.refuse(http.StatusServiceUnavailable)
 		_ = a.conn.Close()
 		return nil
@@ -185,6 +189,18 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 
 // takesEach implements eachRequest.
 func (*HTTPApp) takesEach() {}
+
+// account returns the account of what the HTTP server with that address gets.
+func (h *HTTPApp) account(a *arrival, address string) *account.Record {
+	var record *account.Record
+	if a.in != nil {
+		record = a.in.turn.record
+	} else {
+		record = openRaw(a.cx, a.conn, nil)
+	}
+	record.Change(func(s *account.Summary) { s.Destination, s.Upstream = toHTTPApp, address })
+	return record
+}
 
 // arrival is a stream on its way to the HTTP server.
 type arrival struct {
@@ -346,9 +362,14 @@ func (h *HTTPApp) parkingOf(a *arrival) *parking {
 
 // hand returns the connection that the HTTP server gets. When the server has closed it,
 // ended is called once, with the request that follows if that is not the server's.
-func (a *arrival) hand(reuse reuse, park *parking, ended func(*inspection)) served {
+func (a *arrival) hand(reuse reuse, park *parking, record *account.Record, ended func(*inspection)) served {
 	if reuse == reusePin {
-		return newReplayConn(a.conn, a.pending, ended)
+		if a.in != nil {
+			a.in.turn.takeRecord()
+		}
+		c := newReplayConn(a.conn, a.pending, ended)
+		c.account(record)
+		return c
 	}
 	pending, headLen := a.pending, a.in.Head.Len
 	if reuse == reuseClose {
@@ -366,6 +387,10 @@ func (a *arrival) hand(reuse reuse, park *parking, ended func(*inspection)) serv
 func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
 	reuse := h.reuse(a)
 	if reuse == reusePin {
+		if a.in != nil {
+			h.account(a, "")
+			a.in.turn.failAccount("handed_over", nil) // nobody tells what becomes of it
+		}
 		stream := forkOf(a.cx, a.conn, a.pending)
 		setTLSState(stream)
 		return next.Handle(stream)
@@ -379,7 +404,7 @@ func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
 	}
 	stream := forkOf(a.cx, a.conn, nil)
 	setTLSState(stream)
-	stream.Conn = a.hand(reuse, nil, serveNext)
+	stream.Conn = a.hand(reuse, nil, h.account(a, ""), serveNext)
 	return next.Handle(stream)
 }
 

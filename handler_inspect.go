@@ -72,6 +72,9 @@ type Inspect struct {
 	// parsers could read differently is `malformed`.
 	Lenient bool `json:"lenient,omitempty"`
 
+	// Write an access log. Default: none.
+	Log *AccessLog `json:"log,omitempty"`
+
 	// The routes, of which the first that matches gets the stream.
 	Routes []*Route `json:"routes,omitempty"`
 
@@ -81,6 +84,7 @@ type Inspect struct {
 	refused limitedLog
 	last    bool        // no handler follows that an HTTP request could go to
 	gone    atomic.Bool // the configuration has been replaced
+	ledger  *ledger
 	ctx     caddy.Context
 	logger  *zap.Logger
 }
@@ -102,6 +106,9 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.last = found.isLast(h)
+	if h.ledger, err = newLedger(ctx, h.Log); err != nil {
+		return err
+	}
 	watchAccepting(ctx)
 	whenStopping(ctx, h.leave)
 	if err := h.provisionLimits(); err != nil {
@@ -196,6 +203,7 @@ func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 	data, conn := drain(cx)
 	first := socket.NewReader(conn)
 	if outer == nil && shed(cx, first, h.logger) {
+		h.ledger.logRefusal(cx, "scarce")
 		return nil, descriptors.ErrScarce
 	}
 	if err := finishHandshake(conn, h.limits.SilentTimeout); err != nil {
@@ -257,6 +265,7 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	if errors.Is(in.failure, errClientGone) {
 		return nil
 	}
+	in.openAccount()
 	// The destination's own deadlines begin now.
 	_ = in.conn.SetReadDeadline(time.Time{})
 	if h.last {
@@ -264,6 +273,7 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	}
 	switch {
 	case in.failure != nil:
+		in.turn.failAccount("matcher_failed", in.failure)
 		if in.Outcome() == opening.HTTP {
 			in.answer(http.StatusBadRequest)
 		}

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/exchange"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/opening"
@@ -111,6 +112,9 @@ type Relay struct {
 	// Default: none, and such placeholders are refused.
 	DialAllow []string `json:"dial_allow,omitempty"`
 
+	// Write an access log of the streams that no inspect has routed here. Default: none.
+	Log *AccessLog `json:"log,omitempty"`
+
 	pool              *upstream.Pool
 	engine            relay.Engine
 	idleTimeout       time.Duration
@@ -121,6 +125,7 @@ type Relay struct {
 	forward           httphead.Forward
 	ahead             bool // a look at a head can tell the upstream that was chosen before from others
 	wrapped           bool // inside a listener wrapper
+	ledger            *ledger
 	unrouted          unroutedLog
 	failures          limitedLog
 	ctx               caddy.Context
@@ -139,11 +144,15 @@ func (*Relay) CaddyModule() caddy.ModuleInfo {
 func (h *Relay) Provision(ctx caddy.Context) error {
 	h.ctx = ctx
 	h.logger = ctx.Logger()
-	if err := checkConfiguration(ctx); err != nil {
+	err := checkConfiguration(ctx)
+	if err != nil {
 		return err
 	}
 	watchAccepting(ctx)
 	h.wrapped = ctx.Value(caddyhttp.ServerCtxKey) != nil
+	if h.ledger, err = newLedger(ctx, h.Log); err != nil {
+		return err
+	}
 	h.engine = relay.New(&streams, func(message string, err error) { h.logger.Warn(message, zap.Error(err)) })
 
 	options := upstream.Options{Servers: h.Upstreams, Dialed: h.logDial, Checked: h.logHealthCheck}
@@ -355,9 +364,21 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		socket.Reset(conn)
 	})
 	defer release()
+	var record, unrelayed *account.Record
 	if in != nil {
-		in.turn.settle()
+		in.turn.unhold()
+		record = in.turn.record // which it closes, unless it is taken
+	} else {
+		record = openRaw(cx, conn, h.ledger)
+		unrelayed = record
+		defer func() { closeAccount(unrelayed, "closed", nil, "") }()
 	}
+	record.Change(func(s *account.Summary) { s.Destination, s.State = toRelay, account.Dialing })
+	record.EndBy(func() {
+		cancel()
+		socket.Reset(conn)
+	})
+	began := time.Now()
 
 	var request exchange.Request
 	reuse := h.reuse(in, conn)
@@ -377,14 +398,23 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	server, reused := h.takeKept(in, client, request.Method)
 	if !reused {
 		var ok bool
-		if server, ok = h.connect(ctx, in, client); !ok {
+		if server, ok = h.connect(ctx, in, client, record); !ok {
 			return nil
 		}
+	}
+	address, dialed := server.to.AddressOf(server.conn), time.Duration(0)
+	if !reused {
+		dialed = time.Since(began)
+	}
+	record.Change(func(s *account.Summary) { s.Upstream, s.State, s.Dialed = address, account.Open, dialed })
+	record.EndBy(nil) // the engine has it
+	if unrelayed = nil; in != nil {
+		in.turn.takeRecord()
 	}
 
 	// An idle stream keeps r in memory. So r does not refer to the connection as layer4 has
 	// it.
-	r := &relayed{relay: h, to: server.to, leave: server.leave, address: server.to.AddressOf(server.conn), remote: cx.RemoteAddr()}
+	r := &relayed{relay: h, to: server.to, leave: server.leave, address: address, remote: cx.RemoteAddr(), record: record}
 	r.ended.Add(1)
 	r.serving.Add(1)
 	if reuse == reusePin {
@@ -395,6 +425,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 			IdleTimeout:      h.idleTimeout,
 			HalfCloseTimeout: h.halfCloseTimeout,
 			Group:            server.to.Group(),
+			Meter:            record.Meter(),
 			Done:             r.done,
 		})
 	} else {
@@ -405,6 +436,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 			Pending:  client.Pending[in.Head.Len:],
 			Reused:   reused,
 			Group:    server.to.Group(),
+			Meter:    record.Meter(),
 			Owner:    r,
 		}, reuse)
 	}
@@ -471,9 +503,14 @@ var errConnectContent = errors.New("CONNECT with content")
 
 // connect dials an upstream for the client. If none is reached it tells the client, and
 // reports false.
-func (h *Relay) connect(ctx context.Context, in *inspection, client *upstream.Client) (server, bool) {
+func (h *Relay) connect(ctx context.Context, in *inspection, client *upstream.Client, record *account.Record) (server, bool) {
 	conn, to, err := h.pool.Connect(ctx, client)
 	if err != nil {
+		record.Change(func(s *account.Summary) {
+			if s.Cause == "" {
+				s.Cause, s.Err = upstream.ReasonOf(err).Cause(), err
+			}
+		})
 		h.logFailure(client.Stream.RemoteAddr(), err)
 		endUnreached(in, client.Conn, upstream.ReasonOf(err))
 		return server{}, false

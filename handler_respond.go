@@ -11,6 +11,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/opening"
 )
@@ -107,6 +108,7 @@ func (h *HTTPRespond) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		r = statusOnly(http.StatusNotImplemented) // the client would take what follows for a tunnel
 	}
 	_, conn := drain(cx)
+	in.turn.record.Change(func(s *account.Summary) { s.Destination = toRespond })
 	in.respond(conn, r)
 	return nil
 }

@@ -134,6 +134,13 @@ func (in *inspection) ownPlaceholder(name string) (value any, known bool) {
 		return len(in.Data()) - in.added, true
 	case "duration":
 		return in.took, true
+	case "route":
+		if !in.decided || in.route < 0 {
+			return "", true
+		}
+		return in.inspect.routeName(in.route), true
+	case "id":
+		return in.turn.accountID().String(), true
 	default:
 		return nil, false
 	}

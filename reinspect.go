@@ -76,6 +76,14 @@ func (c *reinspectConn) begin(in *inspection, data []byte, headLen int) {
 	}
 	c.message.begin(&in.Head, data, headLen, blank)
 	c.in, c.next = in, nil
+	if record := in.turn.takeRecord(); record != nil {
+		c.account(record)
+	} else if last := c.record.Load(); last != nil {
+		s := in.summary()
+		s.Destination, s.Upstream = toHTTPApp, last.Read().Upstream
+		last.Again(s)
+		logOpened(last)
+	}
 }
 
 // Read implements net.Conn.
@@ -96,22 +104,24 @@ func (c *reinspectConn) Read(p []byte) (int, error) {
 	}
 	c.clock.enter(delivering)
 	if len(c.message.ready) > 0 {
-		return c.message.take(p), nil
+		return c.received(c.message.take(p)), nil
 	}
 	c.requestTaken()
 	switch {
 	case c.message.broken != nil:
 		return 0, c.message.broken
 	case !c.message.complete:
-		return c.readMessage(p)
+		n, err := c.readMessage(p)
+		return c.received(n), err
 	case len(p) == 1:
 		c.direct = true
 		return 0, c.watch()
 	}
+	c.closeAccount() // the response is complete
 	if err := c.advance(); err != nil {
 		return 0, err
 	}
-	return c.message.take(p), nil
+	return c.received(c.message.take(p)), nil
 }
 
 // readAll reads whatever comes, for a hijacker.
@@ -120,9 +130,10 @@ func (c *reinspectConn) readAll(p []byte) (int, error) {
 		c.message.rest, c.next = c.next.Data(), nil
 	}
 	if c.message.unread(); len(c.message.ready) > 0 {
-		return c.message.take(p), nil
+		return c.received(c.message.take(p)), nil
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	return c.received(n), err
 }
 
 // readMessage reads more of the message from the connection.
@@ -187,8 +198,10 @@ func (c *reinspectConn) advance() error {
 	} else {
 		// The handlers before http_app run for this request too.
 		next.turn.server = c
+		next.openAccount()
 		_ = route.handle(next.stream(), endOfChain)
 		if c.next != nil {
+			next.turn.settle()
 			return io.EOF // one of them has answered it
 		}
 	}

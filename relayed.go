@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 	"github.com/streamprox/caddy-streamprox/internal/upstream"
@@ -21,9 +22,10 @@ type relayed struct {
 	leave        func()                // forgets that the upstream's connection may come back in
 	address      string                // of the upstream, for the log
 	remote       net.Addr
-	base         net.Conn  // the client's connection as inspect has it, if handlers have wrapped it; else nil
-	head         bool      // the method of the request is HEAD
-	answered     time.Time // when the last request was over
+	base         net.Conn        // the client's connection as inspect has it, if handlers have wrapped it; else nil
+	head         bool            // the method of the request is HEAD
+	answered     time.Time       // when the last request was over
+	record       *account.Record // of what is under way, or was last; or nil
 
 	// caddy-l4 closes a connection that the engine could not detach when Handle returns. So
 	// that waits, and goes on with the request that follows, if the engine leaves it.
@@ -37,11 +39,12 @@ type relayed struct {
 func (r *relayed) Refusal(status int) []byte { return []byte(statusOnly(status).text(r.head)) }
 
 // Ended implements relay.Owner.
-func (r *relayed) Ended(account relay.Account) {
+func (r *relayed) Ended(a relay.Account) {
 	r.answered = time.Now()
 	r.to.Release()
-	r.relay.logResponse(r.remote, r.to.Server, account)
-	r.relay.logEnd(r.remote, r.address, account)
+	closeRelayed(r.record, a)
+	r.relay.logResponse(r.remote, r.to.Server, a)
+	r.relay.logEnd(r.remote, r.address, a)
 }
 
 // Next implements relay.Owner. It forwards a request that its head alone sends the same way
@@ -72,8 +75,20 @@ func (r *relayed) Next(data []byte, kept bool) relay.Next {
 		return relay.Next{}
 	}
 	r.inspect.logDecision(in)
+	r.openAgain(in)
 	r.to, r.head = to, request.Method == http.MethodHead
 	return relay.Next{Verdict: relay.Forward, Request: request, HeadLen: in.Head.Len, Repeatable: repeatable}
+}
+
+// openAgain opens the account of the next request, which is only looked at.
+func (r *relayed) openAgain(in *inspection) {
+	if r.record == nil {
+		return
+	}
+	s := in.summary()
+	s.Destination, s.Upstream = toRelay, r.address
+	r.record.Again(s)
+	logOpened(r.record)
 }
 
 // Take implements relay.Owner: the request is inspected, and goes wherever it belongs. If
@@ -82,7 +97,9 @@ func (r *relayed) Take(client net.Conn, data []byte, due time.Time, kept net.Con
 	if r.base != nil {
 		client = r.base
 	}
-	r.to.Release() // a request that has not been answered had a place, and gets another one
+	// A request that has not been answered had a place and an account, and gets others.
+	r.to.Release()
+	r.record.End()
 	in := r.next(client, data)
 	in.isDue(due)
 	in.turn.hold()
@@ -114,9 +131,9 @@ func (r *relayed) Dropped() { r.leave() }
 func (r *relayed) Closed() { r.ended.Done() }
 
 // done is for a raw stream what Ended, Dropped and Closed are for a session.
-func (r *relayed) done(account relay.Account) {
+func (r *relayed) done(a relay.Account) {
 	r.leave()
-	r.Ended(account)
+	r.Ended(a)
 	r.Closed()
 }
 

@@ -4,12 +4,15 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"net/http"
 	"reflect"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4throttle"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/handover"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
@@ -25,6 +28,8 @@ type handedConn struct {
 	// ended is called once, at the end. If a request follows that is not the server's, it
 	// gets that, and the connection beneath is still open; else nil.
 	ended func(successor *inspection)
+
+	record atomic.Pointer[account.Record] // of the request, or of all; or nil
 
 	// taken, unless nil, is called once when the server has taken on the request.
 	taken atomic.Pointer[func()]
@@ -102,7 +107,23 @@ func (c *handedConn) Write(p []byte) (int, error) {
 	}
 	defer c.endCall()
 	c.requestTaken()
-	return c.Conn.Write(p)
+	c.record.Load().Meter().Responded(statusOf(p))
+	n, err := c.Conn.Write(p)
+	c.record.Load().Meter().Delivered(account.Down, n)
+	return n, err
+}
+
+// statusOf returns the status of the final response that p begins with, 0 if it begins with none.
+func statusOf(p []byte) int {
+	const start = "HTTP/1.1 "
+	if len(p) < len(start)+3 || string(p[:7]) != start[:7] || p[8] != ' ' {
+		return 0
+	}
+	status, err := strconv.Atoi(string(p[len(start) : len(start)+3]))
+	if err != nil || status < 200 && status != http.StatusSwitchingProtocols {
+		return 0
+	}
+	return status
 }
 
 // ReadFrom implements io.ReaderFrom. net/http's server looks for it: a TCP
@@ -113,10 +134,15 @@ func (c *handedConn) ReadFrom(r io.Reader) (int64, error) {
 	}
 	defer c.endCall()
 	c.requestTaken()
+	var n int64
+	var err error
 	if rf, ok := c.Conn.(io.ReaderFrom); ok {
-		return rf.ReadFrom(r)
+		n, err = rf.ReadFrom(r)
+	} else {
+		n, err = io.Copy(struct{ io.Writer }{c.Conn}, r)
 	}
-	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+	c.record.Load().Meter().Delivered(account.Down, int(n))
+	return n, err
 }
 
 // CloseWrite shuts the sending side down. net/http's server looks for it: it lets
@@ -143,9 +169,27 @@ func (c *handedConn) Close() error {
 // endCall ends a call, and with the last one after Close the connection.
 func (c *handedConn) endCall() {
 	if c.calls.end() {
+		c.closeAccount()
 		c.ended(nil)
 	}
 }
+
+// account makes record that of the request, or of all, that the server gets.
+func (c *handedConn) account(record *account.Record) {
+	c.record.Store(record)
+	record.EndBy(func() { socket.Reset(c.Conn) })
+}
+
+// received counts n bytes that the server gets, and returns n.
+func (c *handedConn) received(n int) int {
+	if n > 0 {
+		c.record.Load().Meter().Delivered(account.Up, n)
+	}
+	return n
+}
+
+// closeAccount closes the account of what the server has had.
+func (c *handedConn) closeAccount() { closeAccount(c.record.Load(), "finished", nil, "app") }
 
 // WhenTaken implements handover.Conn.
 func (c *handedConn) WhenTaken(taken func()) {
@@ -189,9 +233,10 @@ func (c *replayConn) Read(p []byte) (int, error) {
 	}
 	c.begun = true
 	if len(c.pending) == 0 {
-		return c.Conn.Read(p)
+		n, err := c.Conn.Read(p)
+		return c.received(n), err
 	}
-	n := copy(p, c.pending)
+	n := c.received(copy(p, c.pending))
 	if c.pending = c.pending[n:]; len(c.pending) == 0 {
 		c.pending = nil // free the buffer
 	}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -107,6 +108,9 @@ type turn struct {
 	successor *inspection // of the request that follows, if that is left to inspect; or nil
 	lingered  bool        // the client has had time to read what it was sent
 	release   func()      // ends what hold began; or nil
+
+	id     account.ID      // 0: nobody has asked for it
+	record *account.Record // the account of the request, until its destination has it; or nil
 }
 
 // resumer is a server's connection, on which one request after the other is delivered. The
@@ -130,11 +134,19 @@ func (t *turn) dropKept() {
 	}
 }
 
-// settle ends what hold began. From then on somebody else counts the request, or it is
-// over.
-func (t *turn) settle() {
+// unhold ends what hold began: from then on somebody else lets shutdown wait.
+func (t *turn) unhold() {
 	if t.release != nil {
 		t.release()
+	}
+}
+
+// settle ends what hold began, and closes the account, unless its destination has it: the
+// request is over.
+func (t *turn) settle() {
+	t.unhold()
+	if record := t.takeRecord(); record != nil {
+		closeAccount(record, "closed", nil, "")
 	}
 }
 

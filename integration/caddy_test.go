@@ -103,11 +103,17 @@ func (s *server) loadConfig(config map[string]any) error {
 	s.t.Helper()
 	config["admin"] = map[string]any{"listen": s.admin, "config": map[string]any{"persist": false}}
 	config["storage"] = map[string]any{"module": "file_system", "root": s.home}
-	config["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{
+	logging, _ := config["logging"].(map[string]any)
+	logs, _ := logging["logs"].(map[string]any)
+	if logs == nil {
+		logs = make(map[string]any)
+	}
+	logs["default"] = map[string]any{
 		"writer":  map[string]any{"output": "streamprox_test"},
 		"encoder": map[string]any{"format": "json"},
 		"level":   s.level,
-	}}}
+	}
+	config["logging"] = map[string]any{"logs": logs}
 	raw, err := json.Marshal(config)
 	if err != nil {
 		s.t.Fatal(err)

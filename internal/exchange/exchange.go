@@ -124,6 +124,7 @@ type Exchange struct {
 	interim    int                // the bytes of all interim responses
 	begun      bool               // the upstream has sent a byte
 	answered   bool               // the final head has been returned
+	responded  int                // its status
 	untilClose bool               // the end of the connection ends the body
 	response   httphead.Body
 	persistent bool // the upstream keeps its connection
@@ -151,6 +152,10 @@ func (x *Exchange) State() State { return x.state }
 
 // Status returns the status of the answer that the client gets. In state Refused.
 func (x *Exchange) Status() int { return x.status }
+
+// Responded returns the status of the final response, 0 as long as its head has not been
+// returned.
+func (x *Exchange) Responded() int { return x.responded }
 
 // Err returns why the exchange is refused or broken, and whose doing that is; Nobody and
 // nil if Abort was called.
@@ -307,7 +312,7 @@ func (x *Exchange) pass(r *httphead.Response, dst, data []byte) []byte {
 			x.fail(Upstream, ErrSwitched, statusBadGateway)
 			return dst
 		}
-		x.state, x.answered = Tunnel, true
+		x.state, x.answered, x.responded = Tunnel, true, r.Status
 		return r.ForwardTunnel(dst, data)
 	case r.Status < 200:
 		if x.interim += r.Len; x.interim > maxResponseHead {
@@ -319,10 +324,10 @@ func (x *Exchange) pass(r *httphead.Response, dst, data []byte) []byte {
 		}
 		return r.Forward(dst, data, false)
 	case x.isConnect && r.Status < 300 && x.requestDone:
-		x.state, x.answered = Tunnel, true
+		x.state, x.answered, x.responded = Tunnel, true, r.Status
 		return r.ForwardTunnel(dst, data)
 	}
-	x.answered, x.key = true, nil
+	x.answered, x.key, x.responded = true, nil, r.Status
 	framing := r.Body(x.method())
 	switch framing {
 	case httphead.NoBody:

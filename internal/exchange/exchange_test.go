@@ -3,6 +3,8 @@ package exchange
 import (
 	"fmt"
 	"io"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -115,10 +117,25 @@ func TestExchange(t *testing.T) {
 	}
 }
 
+// finalStatus returns the status of the final response in down, 0 if there is none.
+func finalStatus(down string) int {
+	for _, line := range regexp.MustCompile(`HTTP/1\.1 (\d{3})`).FindAllStringSubmatch(down, -1) {
+		if status, _ := strconv.Atoi(line[1]); status == 101 || status >= 200 {
+			return status
+		}
+	}
+	return 0
+}
+
 func (test *exchangeTest) run(t *testing.T, pieces []string) {
 	t.Helper()
 	var x Exchange
 	begin(t, &x, test.in, nil)
+	defer func() {
+		if got, want := x.Responded(), finalStatus(test.down); got != want {
+			t.Errorf("in %d pieces: responded with %d, want %d", len(pieces), got, want)
+		}
+	}()
 	var down, rest string
 	for _, piece := range pieces {
 		if x.State() == Tunnel {

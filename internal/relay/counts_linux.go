@@ -1,5 +1,7 @@
 package relay
 
+import "github.com/streamprox/caddy-streamprox/internal/account"
+
 // addLoops adds what the event loops have counted. Each has a tally of its own, so that none
 // waits for the memory of another.
 func addLoops(c *Counts) {
@@ -13,6 +15,7 @@ func addLoops(c *Counts) {
 func (l *loop) count(p *pair, ln *lane, n int) {
 	ln.carried += int64(n)
 	l.tally.delivered(ln == &p.up, n)
+	p.meter.Delivered(account.Direction(ln == &p.up), n)
 }
 
 // countWaiting counts p if it has begun to wait for a request, and not any more if it has

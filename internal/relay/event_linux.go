@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -37,7 +38,7 @@ var epoch = time.Now()
 
 // Start implements [Engine].
 func (e *Event) Start(s *Stream) (detached bool) {
-	p := &pair{group: s.Group, done: s.Done, idle: s.IdleTimeout, halfClose: s.HalfCloseTimeout}
+	p := &pair{group: s.Group, meter: s.Meter, done: s.Done, idle: s.IdleTimeout, halfClose: s.HalfCloseTimeout}
 	p.up.accept(s.ToUpstream)
 	p.down.accept(s.ToClient)
 	if err := e.takeOver(p, s.Client, s.Upstream, socket.Lend); err != nil {
@@ -118,6 +119,7 @@ type pair struct {
 	loop    *loop  // constant
 	engine  *Event // constant
 	group   *Registry
+	meter   *account.Meter
 	done    func(Account)
 	started time.Duration // these times since epoch
 	ended   time.Duration // 0: not ended
@@ -226,6 +228,9 @@ func (p *pair) end(cause Cause, err error) bool {
 	first := make(chan bool, 1)
 	return p.loop.post(message{pair: p, cause: cause, err: err, first: first}) && <-first
 }
+
+// meterOf implements member.
+func (p *pair) meterOf() *account.Meter { return p.meter }
 
 // retire implements member.
 func (p *pair) retire(which func(Owner) bool) {

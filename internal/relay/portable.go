@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -25,6 +26,7 @@ func (p Portable) Start(s *Stream) (detached bool) {
 	client := side{s.Client, ClientReset, ClientError}
 	upstream := side{s.Upstream, UpstreamReset, UpstreamError}
 	st := &stream{
+		meter:     s.Meter,
 		started:   time.Now(),
 		idle:      s.IdleTimeout,
 		halfClose: s.HalfCloseTimeout,
@@ -65,6 +67,7 @@ type stream struct {
 	expire          func(Cause) // ends the stream when a clock has run out
 	done            func(Account)
 	registry, group *Registry
+	meter           *account.Meter
 
 	running   atomic.Int32 // flows that have not left
 	delivered atomic.Int64 // when a byte was last delivered: nanoseconds since started
@@ -139,6 +142,9 @@ func (s *stream) account(engine string, cause Cause, err error) Account {
 
 // retire implements member.
 func (s *stream) retire(func(Owner) bool) {}
+
+// meterOf implements member.
+func (s *stream) meterOf() *account.Meter { return s.meter }
 
 // flow is one direction of a stream.
 type flow struct {
@@ -224,6 +230,7 @@ func (f *flow) write(p []byte) error {
 			p = p[n:]
 			f.delivered.Add(int64(n))
 			portableTally.delivered(f == &f.stream.up, n)
+			f.stream.meter.Delivered(account.Direction(f == &f.stream.up), n)
 			f.stream.delivered.Store(int64(time.Since(f.stream.started)))
 		} else if err == nil {
 			err = io.ErrNoProgress

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/account"
 )
 
 // stubborn is how long Drain waits for what it has reset. A stream cannot end while it
@@ -30,6 +32,9 @@ type member interface {
 	// a session of which no request is under way lets go of its upstream's connection
 	// alone, and does not end.
 	end(Cause, error) bool
+
+	// meterOf returns the stream's meter, or nil.
+	meterOf() *account.Meter
 
 	// retire lets a session end as soon as no request is under way, if which is nil or
 	// reports true for its owner.
@@ -121,6 +126,23 @@ func (r *Registry) Kill() (killed int) {
 	return killed
 }
 
+// KillMetered is Kill for the streams that have one of these meters.
+func (r *Registry) KillMetered(meters []*account.Meter) (killed int) {
+	r.mu.Lock()
+	all := slices.Collect(maps.Keys(r.streams))
+	r.mu.Unlock()
+	wanted := make(map[*account.Meter]bool, len(meters))
+	for _, m := range meters {
+		wanted[m] = true
+	}
+	for _, m := range all {
+		if wanted[m.meterOf()] && m.end(Killed, nil) {
+			killed++
+		}
+	}
+	return killed
+}
+
 // Hold registers work that is not a stream yet, such as a dial or an answer, so that
 // Drain waits for it and, when its patience is over, calls stop. release ends it and may
 // be called more than once. To leave no gap, work that becomes a stream is released after
@@ -163,6 +185,9 @@ func (h *hold) end(Cause, error) (first bool) {
 
 // retire implements member.
 func (h *hold) retire(func(Owner) bool) {}
+
+// meterOf implements member.
+func (h *hold) meterOf() *account.Meter { return nil }
 
 // add registers a stream. A nil Registry registers nothing.
 func (r *Registry) add(m member) {

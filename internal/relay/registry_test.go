@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/account"
 )
 
 // TestHold is work that Drain and Kill wait for and stop, though it is no stream.
@@ -113,6 +115,7 @@ func TestHold(t *testing.T) {
 type stuck struct{ ends int }
 
 func (s *stuck) retire(func(Owner) bool) {}
+func (s *stuck) meterOf() *account.Meter { return nil }
 
 func (s *stuck) end(Cause, error) bool { s.ends++; return s.ends == 1 }
 

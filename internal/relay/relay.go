@@ -32,6 +32,8 @@ package relay
 import (
 	"net"
 	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/account"
 )
 
 // Stream is what an engine takes over: two connections and how to treat them.
@@ -55,6 +57,9 @@ type Stream struct {
 	// Group is where the stream is registered besides, so that it can be killed
 	// together with others. May be nil.
 	Group *Registry
+
+	// Meter counts what is delivered. May be nil.
+	Meter *account.Meter
 
 	// Done is called exactly once, after both connections are closed. It must not
 	// wait for other streams (nor call [Registry.Drain]). May be nil.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/exchange"
 )
 
@@ -49,7 +50,8 @@ type Session struct {
 	// How long the upstream's connection waits for the next request. 0: it does not.
 	UpstreamKeepalive time.Duration
 
-	Group *Registry // as that of a Stream
+	Group *Registry      // as that of a Stream
+	Meter *account.Meter // of the request under way, and then of the tunnel; may be nil
 	Owner Owner
 }
 

@@ -44,6 +44,7 @@ func (e *Event) Park(s *Session) bool {
 func newSession(s *Session) *pair {
 	return &pair{
 		group:     s.Group,
+		meter:     s.Meter,
 		owner:     s.Owner,
 		idle:      s.IdleTimeout,
 		halfClose: s.HalfCloseTimeout,
@@ -359,6 +360,7 @@ func (l *loop) fetchResponse(p *pair) {
 		s.received = nil
 		head, body := s.x.Response(l.scratch[:0], b[:n])
 		ln.held, ln.borrowed = l.join(head, body), true
+		p.meter.Responded(s.x.Responded())
 		l.over(p)
 	case err == nil && socket.PeerLost(int(p.upstream.fd)):
 		l.fail(p, &p.upstream, socket.ErrReset)
@@ -431,6 +433,7 @@ func (l *loop) giveUp(p *pair, cause Cause, err error) {
 	s.lost, s.ended = true, l.now
 	// What it holds is whole interim responses, or what is left of them.
 	p.down.keep()
+	p.meter.Responded(s.x.Status())
 	p.down.append(p.owner.Refusal(s.x.Status()))
 	l.clocks.hasten(p)
 }

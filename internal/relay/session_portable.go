@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/exchange"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
@@ -96,6 +97,9 @@ func (c *conversation) end(cause Cause, err error) (first bool) {
 	c.over, c.cause, c.err = true, cause, err
 	return true
 }
+
+// meterOf implements member.
+func (c *conversation) meterOf() *account.Meter { return c.Meter }
 
 // retire implements member.
 func (c *conversation) retire(which func(Owner) bool) {
@@ -338,6 +342,7 @@ func (c *conversation) newExchange(r exchange.Request) *portableExchange {
 	upstream := side{c.Upstream, UpstreamReset, UpstreamError}
 	e.up = flow{stream: &e.stream, src: client, dst: upstream}
 	e.down = flow{stream: &e.stream, src: upstream, dst: client}
+	e.meter = c.Meter
 	e.started = time.Now()
 	e.idle, e.halfClose = c.IdleTimeout, c.HalfCloseTimeout
 	// The flow down has none: what an upstream has sent before its reset may be the whole
@@ -522,6 +527,7 @@ func (e *portableExchange) receive() (tunnel []byte) {
 		p, err := src.Read(math.MaxInt64)
 		e.state.Lock()
 		head, body := e.x.Response(nil, p)
+		e.meter.Responded(e.x.Responded())
 		state, answered := e.x.State(), e.x.Answered()
 		e.state.Unlock()
 		if len(head) > 0 && len(body) <= socket.SmallSize && state != exchange.Tunnel {
@@ -754,6 +760,7 @@ func (e *portableExchange) refuse() {
 	_ = e.Client.SetDeadline(time.Now().Add(lingerTimeout))
 	e.responding.Lock() // an interim response is on its way
 	defer e.responding.Unlock()
+	e.meter.Responded(e.x.Status())
 	if _, err := e.Client.Write(e.Owner.Refusal(e.x.Status())); err == nil && socket.CloseWrite(e.Client) == nil {
 		_, _ = io.CopyN(io.Discard, e.Client, lingerLimit)
 	}
@@ -824,6 +831,7 @@ func (e *portableExchange) startTunnel(rest []byte) bool {
 		IdleTimeout:      e.IdleTimeout,
 		HalfCloseTimeout: e.HalfCloseTimeout,
 		Group:            e.Group,
+		Meter:            e.Meter,
 		Done: func(a Account) {
 			a.ToUpstream += up
 			a.ToClient += down

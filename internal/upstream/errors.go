@@ -60,6 +60,21 @@ var reasons = [...]string{
 // String returns the reason in few words, for logs and metrics.
 func (r Reason) String() string { return reasons[r] }
 
+// Cause returns the reason in one word, as the cause of the end of a stream.
+func (r Reason) Cause() string { return causes[r] }
+
+var causes = [...]string{
+	NoConnection:       "upstream_unreachable",
+	Timeout:            "upstream_timeout",
+	HandshakeFailed:    "upstream_tls_failed",
+	InvalidCertificate: "upstream_certificate",
+	NoneAvailable:      "no_upstream_available",
+	NoAddress:          "no_upstream_address",
+	NotAllowed:         "upstream_not_allowed",
+	Scarce:             "scarce",
+	GivenUp:            "client_gone",
+}
+
 // OfServer reports whether the server is the reason: another one may be reached.
 func (r Reason) OfServer() bool { return r <= InvalidCertificate }
 

@@ -1,0 +1,347 @@
+// Package account keeps the accounts of requests and streams: who, where to, how much, since
+// when, and why it ended. A [Record] is of one that is under way. A [Table] has those that
+// are, for whoever wants to see or end them.
+//
+//	record := table.Begin(account.Summary{Client: client, Host: host, …})
+//	record.Meter().Delivered(account.Down, n) // for each piece
+//	record.Change(func(s *account.Summary) { s.Upstream = "10.0.0.5:9000" })
+//	…
+//	reading, _ := record.End()
+//
+// A piece that is delivered costs two atomic additions, no lock and no memory.
+package account
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ID names a request or a stream, in this process and among others.
+type ID uint64
+
+// String returns 16 hexadecimal digits.
+func (id ID) String() string { return fmt.Sprintf("%016x", uint64(id)) }
+
+// ParseID is the reverse of String.
+func ParseID(s string) (ID, error) {
+	id, err := strconv.ParseUint(s, 16, 64)
+	if err != nil || len(s) != 16 {
+		return 0, fmt.Errorf("%.40q is not an id of 16 hexadecimal digits", s)
+	}
+	return ID(id), nil
+}
+
+// NewID returns an ID: the upper half is of the process, and random, the lower one counts.
+func NewID() ID { return ID(process)<<32 | ID(lastID.Add(1)) }
+
+var (
+	process = func() uint32 {
+		var b [4]byte
+		_, _ = rand.Read(b[:]) // never fails
+		return binary.NativeEndian.Uint32(b[:])
+	}()
+	lastID atomic.Uint32
+)
+
+// Meter counts what a request or a stream has delivered. Others may read it meanwhile. The
+// zero Meter is ready, and so is a nil one, which counts nothing.
+type Meter struct {
+	up, down atomic.Int64 // bytes
+	last     atomic.Int64 // when a byte was last delivered: nanoseconds since epoch
+	first    atomic.Int64 // when the response began, likewise; 0: not yet
+	status   atomic.Int32 // of the response; 0: none yet, or not known
+}
+
+// Direction is where bytes go.
+type Direction bool
+
+// The directions.
+const (
+	Up   Direction = true // to the upstream, or the server
+	Down Direction = false
+)
+
+// epoch is what the times of meters are measured from.
+var epoch = time.Now()
+
+// Delivered counts n bytes.
+func (m *Meter) Delivered(to Direction, n int) {
+	if m == nil {
+		return
+	}
+	if to == Up {
+		m.up.Add(int64(n))
+	} else {
+		m.down.Add(int64(n))
+	}
+	m.last.Store(int64(time.Since(epoch)))
+}
+
+// Responded notes the status of the response, when that begins. 0, and all but the first one,
+// are no matter.
+func (m *Meter) Responded(status int) {
+	if m != nil && status != 0 && m.status.Load() == 0 {
+		m.first.Store(int64(time.Since(epoch)))
+		m.status.Store(int32(status))
+	}
+}
+
+// reset makes m that of another request.
+func (m *Meter) reset() {
+	m.up.Store(0)
+	m.down.Store(0)
+	m.first.Store(0)
+	m.status.Store(0)
+	m.last.Store(int64(time.Since(epoch)))
+}
+
+// State is what a request or a stream is doing.
+type State uint8
+
+// The states.
+const (
+	Open    State = iota // it is with its destination
+	Dialing              // it waits for a connection to an upstream
+	Ended
+)
+
+// String returns the state in a word, for the API.
+func (s State) String() string { return [...]string{"open", "dialing", "ended"}[s] }
+
+// Summary is what is known of a request or a stream. Strings that are not known are "".
+type Summary struct {
+	ID      ID
+	Started time.Time // when its first byte came
+	State   State
+
+	Client, Local net.Addr
+
+	Outcome     string // what inspect found it to be
+	Route       string // the name of the route that took it, or its number
+	Destination string // relay, http_app, http_respond; inspect where it answered itself
+	Upstream    string // the server of relay, as configured; the listener of http_app
+	Engine      string // what has carried it: known at the end
+
+	// Of a request.
+	Method, Host, Path, Proto string
+
+	Cause string // why it ended, as far as that is known before its end
+	Err   error  // the error behind it
+
+	Inspected time.Duration // how long inspection took
+	Dialed    time.Duration // how long it took to get a connection to the upstream; 0: none was dialled
+}
+
+// Record is the account of a request or a stream under way.
+type Record struct {
+	// Log is what who began the record needs to log it; constant.
+	Log any
+
+	meter Meter
+	table *Table
+
+	mu         sync.Mutex
+	summary    Summary
+	end        func()  // ends what the record is of; nil: that is to be ended by its meter
+	prev, next *Record // in the shard of the table; nil: not there
+}
+
+// Meter returns the meter of the record, nil for a nil record.
+func (r *Record) Meter() *Meter {
+	if r == nil {
+		return nil
+	}
+	return &r.meter
+}
+
+// Change changes what is known. It does nothing to a nil record.
+func (r *Record) Change(change func(*Summary)) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.summary)
+}
+
+// Reading is a Summary with what its meter says.
+type Reading struct {
+	Summary
+	Up, Down  int64         // bytes
+	Status    int           // 0: not known
+	FirstByte time.Duration // from Started to the beginning of the response; 0: there is none
+	Idle      time.Duration // since a byte was last delivered
+	Age       time.Duration
+}
+
+// Read returns what is known now.
+func (r *Record) Read() Reading {
+	r.mu.Lock()
+	reading := Reading{Summary: r.summary}
+	r.mu.Unlock()
+	now := time.Since(epoch)
+	reading.Up, reading.Down = r.meter.up.Load(), r.meter.down.Load()
+	reading.Status = int(r.meter.status.Load())
+	reading.Age = time.Since(reading.Started)
+	reading.Idle = now - time.Duration(r.meter.last.Load())
+	if first := time.Duration(r.meter.first.Load()); first != 0 {
+		reading.FirstByte = max(reading.Age-(now-first), 0)
+	}
+	return reading
+}
+
+// shards is how many parts a table has, each with a lock of its own.
+const shards = 64
+
+// Table has the records of what is under way. The zero Table is ready.
+type Table struct {
+	shards [shards]shard
+}
+
+type shard struct {
+	mu   sync.Mutex
+	head Record // of a ring; its links are nil as long as it is unused
+	n    int
+	_    [64]byte // no two locks in one line of a cache
+}
+
+// Begin adds an account. Without an ID and a time the summary gets them.
+func (t *Table) Begin(s Summary, log any) *Record {
+	r := &Record{table: t, Log: log}
+	r.begin(s)
+	return r
+}
+
+// Again makes r, which has ended, the account of the next request on the same connection.
+func (r *Record) Again(s Summary) { r.begin(s) }
+
+func (r *Record) begin(s Summary) {
+	if s.ID == 0 {
+		s.ID = NewID()
+	}
+	if s.Started.IsZero() {
+		s.Started = time.Now()
+	}
+	r.meter.reset()
+	r.mu.Lock()
+	r.summary = s
+	r.mu.Unlock()
+	if r.table == nil {
+		return
+	}
+	sh := r.table.shard(s.ID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.head.next == nil {
+		sh.head.prev, sh.head.next = &sh.head, &sh.head
+	}
+	r.prev, r.next = sh.head.prev, &sh.head
+	r.prev.next, r.next.prev = r, r
+	sh.n++
+}
+
+// shard returns the part of the table that has the record with that ID.
+func (t *Table) shard(id ID) *shard { return &t.shards[id%shards] }
+
+// End takes the record out of its table, and returns what is known at the end. It reports
+// false if that has been done.
+func (r *Record) End() (reading Reading, first bool) {
+	if r == nil {
+		return Reading{}, false
+	}
+	r.mu.Lock()
+	ended := r.summary.State == Ended
+	id := r.summary.ID
+	r.summary.State = Ended
+	r.mu.Unlock()
+	if ended {
+		return Reading{}, false
+	}
+	if r.table != nil {
+		sh := r.table.shard(id)
+		sh.mu.Lock()
+		r.prev.next, r.next.prev = r.next, r.prev
+		r.prev, r.next = nil, nil
+		sh.n--
+		sh.mu.Unlock()
+	}
+	return r.Read(), true
+}
+
+// EndBy sets what ends what the record is of, which must not wait. Nil: nobody but who knows
+// its meter can.
+func (r *Record) EndBy(end func()) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.end = end
+}
+
+// Kill ends what the record is of, for that cause. It reports false if that is to be ended by
+// its meter.
+func (r *Record) Kill(cause string) bool {
+	r.mu.Lock()
+	end := r.end
+	if r.summary.Cause == "" {
+		r.summary.Cause = cause
+	}
+	r.mu.Unlock()
+	if end == nil {
+		return false
+	}
+	end()
+	return true
+}
+
+// Len returns how many records there are.
+func (t *Table) Len() (n int) {
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.mu.Lock()
+		n += sh.n
+		sh.mu.Unlock()
+	}
+	return n
+}
+
+// All returns the records of what is under way now. Some may end meanwhile.
+func (t *Table) All() (all []*Record) {
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.mu.Lock()
+		if sh.head.next != nil {
+			for r := sh.head.next; r != &sh.head; r = r.next {
+				all = append(all, r)
+			}
+		}
+		sh.mu.Unlock()
+	}
+	return all
+}
+
+// Find returns the record with that ID, nil if there is none.
+func (t *Table) Find(id ID) *Record {
+	sh := t.shard(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.head.next == nil {
+		return nil
+	}
+	for r := sh.head.next; r != &sh.head; r = r.next {
+		r.mu.Lock()
+		found := r.summary.ID == id
+		r.mu.Unlock()
+		if found {
+			return r
+		}
+	}
+	return nil
+}
