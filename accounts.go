@@ -120,6 +120,7 @@ func closeAccount(record *account.Record, cause string, err error, engine string
 		reading.Cause, reading.Err = cause, err
 	}
 	reading.Engine = engine
+	totals.add(reading)
 	if l, _ := record.Log.(*ledger); l != nil {
 		l.write("ended", reading)
 	}

@@ -72,6 +72,7 @@ func init() {
 	caddy.RegisterModule(new(HeaderSelection))
 	caddy.RegisterModule(new(CookieSelection))
 	caddy.RegisterModule(new(URIHashSelection))
+	caddy.RegisterModule(new(AdminAPI))
 
 	caddy.RegisterNetwork(networkName, listen)
 	caddy.RegisterNetwork(networkNameHTTP3, listenPacket)

@@ -16,6 +16,8 @@ type peer struct {
 	fails atomic.Int64 // failed dials that still count
 	down  atomic.Bool  // as active checks say
 
+	draining atomic.Bool // it gets no new streams
+
 	// streams holds those that end when the address goes down.
 	streams relay.Registry
 

@@ -229,7 +229,9 @@ func (s *Server) close() {
 }
 
 // available reports whether a stream may be sent to the server.
-func (s *Server) available() bool { return !s.peer.full(s.maxConnections) && s.healthy() }
+func (s *Server) available() bool {
+	return !s.peer.full(s.maxConnections) && s.healthy() && !s.peer.draining.Load()
+}
 
 // healthy reports whether neither failed dials nor health checks count against the server.
 func (s *Server) healthy() bool { return !s.peer.failed(s.maxFails) && !s.peer.down.Load() }
