@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -44,6 +45,8 @@ type acceptWatch struct {
 	logger  *zap.Logger
 	found   bool
 	sockets []*watchedSocket
+	lost    []string                        // addresses at which no socket is left
+	ports   atomic.Pointer[map[string]bool] // for metrics: addresses, and whether they are accepted from
 }
 
 // watchedSocket is a listening socket.
@@ -51,10 +54,12 @@ type watchedSocket struct {
 	*accepting.Socket
 	address string         // as configured
 	server  *layer4.Server // nil: a wrapper's
+	stopped bool           // at the last look nobody accepted
 	own     net.Listener   // ours; nil: its owner accepts
 }
 
-// acceptWatches holds the *layer4.App and *caddyhttp.Server that are watched.
+// acceptWatches holds the *acceptWatch of each *layer4.App and *caddyhttp.Server that is
+// watched.
 var acceptWatches sync.Map
 
 // watchAccepting begins to watch the listeners through which a handler provisioned with ctx
@@ -76,7 +81,7 @@ func watchAccepting(ctx caddy.Context) {
 	if watched == nil {
 		return
 	}
-	if _, known := acceptWatches.LoadOrStore(watched, true); known {
+	if _, known := acceptWatches.LoadOrStore(watched, w); known {
 		return
 	}
 	go func() {
@@ -119,12 +124,14 @@ func (w *acceptWatch) look() {
 	if !runs {
 		return
 	}
+	w.lost = append(w.lost, lost...)
+	defer w.note()
 	for _, address := range lost {
 		w.logger.Error("an HTTP server whose listener wrapper is layer4 has closed its listener, as it does when it had stopped accepting for want of descriptors; reload the configuration, with --force if it has not changed",
 			zap.String("address", address))
 	}
 	for _, s := range w.sockets {
-		if s.server != nil && s.own == nil && s.Stopped() {
+		if s.stopped = s.server != nil && s.own == nil && s.Stopped(); s.stopped {
 			w.takeOver(s)
 		}
 	}

@@ -38,6 +38,7 @@ func shed(cx *layer4.Connection, first socket.Reader, logger *zap.Logger) bool {
 	if !descriptors.Scarce() {
 		return false
 	}
+	refusedScarce.count()
 	scarcity.refusal(logger, "descriptors are scarce; resetting new connections")
 	socket.ResetOnClose(cx)
 	return true
@@ -65,7 +66,12 @@ func (p *pendingLimits) enter(client net.Addr) (leave func(), ok bool) {
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.max > 0 && p.total >= p.max || byIP && p.perIP[ip] >= p.maxPerIP {
+	switch {
+	case p.max > 0 && p.total >= p.max:
+		refusedPending.count()
+		return nil, false
+	case byIP && p.perIP[ip] >= p.maxPerIP:
+		refusedPendingByIP.count()
 		return nil, false
 	}
 	p.total++

@@ -46,6 +46,7 @@ func answer(conn net.Conn, status int, head bool) { statusOnly(status).send(conn
 // does not close conn. With head, the request is a HEAD request and the response has no
 // content (RFC 9110 section 9.3.2).
 func (r response) send(conn net.Conn, head bool) {
+	ownAnswers.count(r.status)
 	_ = conn.SetDeadline(time.Now().Add(answerTimeout))
 	if _, err := io.WriteString(conn, r.text(head)); err != nil {
 		return

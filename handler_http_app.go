@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -66,6 +67,8 @@ type HTTPApp struct {
 	targets  func() (*httpListeners, error) // of the configuration this handler is in
 	unrouted unroutedLog
 	failures limitedLog
+	counts   *routeCounts   // of the route of inspect that it is in
+	toServer *atomic.Uint64 // connections left to the wrapped server
 	logger   *zap.Logger
 }
 
@@ -84,6 +87,9 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 		return err
 	}
 	watchAccepting(ctx)
+	registerMetrics(ctx)
+	h.counts = countsOfRoute(ctx)
+	h.counts.uses(appConnection)
 	h.Listener = strings.TrimPrefix(h.Listener, networkName+"/")
 	h.wait = defaultWait
 	if h.Wait != nil {
@@ -105,8 +111,13 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 		h.logger.Info("only the first request of a connection is routed: reuse is pin")
 	}
 
-	h.targets = sync.OnceValues(func() (*httpListeners, error) { return findHTTPListeners(ctx, h.Listener) })
+	h.targets = sync.OnceValues(func() (*httpListeners, error) {
+		found, err := findHTTPListeners(ctx, h.Listener)
+		found.countHandOffs(ctx)
+		return found, err
+	})
 	if h.wrapped = ctx.Value(caddyhttp.ServerCtxKey) != nil; h.wrapped {
+		h.toServer = handOffs.use(ctx, wrappedServer)
 		return nil // the HTTP app is being provisioned: it is asked when it runs
 	}
 	if _, err := h.targets(); err != nil {
@@ -121,6 +132,7 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 // returns after next has taken it.
 func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	a := arrive(cx)
+	a.counts = h.counts
 	switch {
 	case a.in != nil && a.in.turn.server != nil:
 		// The server that got the request before waits for this one.
@@ -128,6 +140,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		return nil
 	case a.in != nil && a.in.Outcome() == opening.Other:
 		// The server's parser takes more for a request than inspect does.
+		refusedOther.count()
 		a.in.respond(a.conn, statusOnly(http.StatusBadRequest))
 		return nil
 	case a.in == nil && shed(cx, socket.NewReader(a.conn), h.logger):
@@ -160,6 +173,7 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		a.in.turn.dropKept() // whoever gets the next request is not told of it
 	}
 	handed := a.hand(reuse, park, record, ended)
+	a.counts.begins(appConnection)
 	if state := tlsState(cx); state != nil {
 		handed = tlsServedConn{served: handed, state: state}
 	}
@@ -176,10 +190,12 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 			zap.Error(err))
 		record.Meter().Responded(http.StatusServiceUnavailable)
 		closeAccount(record, "not_delivered", err, "")
+		a.counts.leaves(appConnection)
 		a.refuse(http.StatusServiceUnavailable)
 		_ = a.conn.Close()
 		return nil
 	}
+	h.handedOff(address)
 	if a.in != nil {
 		a.in.turn.settle() // the server counts it now
 	}
@@ -209,6 +225,7 @@ type arrival struct {
 	pending []byte      // the first bytes
 	conn    net.Conn    // has what follows
 	base    net.Conn    // conn as the outermost inspect had it, before handlers wrapped it
+	counts  *routeCounts
 }
 
 // arrive takes the stream out of cx.
@@ -284,6 +301,7 @@ func (h *HTTPApp) logMissing(targets *httpListeners, isTLS bool, remote net.Addr
 // refuse tells the client that its connection goes nowhere: an HTTP client, or one of
 // which the first bytes are all that is known, with that status.
 func (a *arrival) refuse(status int) {
+	refusalTo(status).count()
 	switch {
 	case a.isTLS():
 		tlsAlert(a.conn, tlsInternalError)
@@ -368,6 +386,7 @@ func (a *arrival) hand(reuse reuse, park *parking, record *account.Record, ended
 			a.in.turn.takeRecord()
 		}
 		c := newReplayConn(a.conn, a.pending, ended)
+		c.counts = a.counts
 		c.account(record)
 		return c
 	}
@@ -378,13 +397,14 @@ func (a *arrival) hand(reuse reuse, park *parking, record *account.Record, ended
 		headLen = len(head)
 	}
 	c := newReinspectConn(a.in, a.conn, a.base, pending, headLen, reuse == reuseClose, ended)
-	c.parking = park
+	c.parking, c.counts = park, a.counts
 	return c
 }
 
 // fallThrough leaves the connection to the wrapped server. It cannot come back to that,
 // so a request that does not belong there is the last one that the server knows of.
 func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
+	h.toServer.Add(1)
 	reuse := h.reuse(a)
 	if reuse == reusePin {
 		if a.in != nil {
@@ -405,6 +425,7 @@ func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
 	stream := forkOf(a.cx, a.conn, nil)
 	setTLSState(stream)
 	stream.Conn = a.hand(reuse, nil, h.account(a, ""), serveNext)
+	a.counts.begins(appConnection)
 	return next.Handle(stream)
 }
 

@@ -81,6 +81,7 @@ type Inspect struct {
 	limits  opening.Limits
 	head    httphead.Options
 	pending pendingLimits
+	counts  []*routeCounts // of no route, and of each: see countsOf
 	refused limitedLog
 	last    bool        // no handler follows that an HTTP request could go to
 	gone    atomic.Bool // the configuration has been replaced
@@ -111,11 +112,15 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 	}
 	watchAccepting(ctx)
 	whenStopping(ctx, h.leave)
+	registerMetrics(ctx)
 	if err := h.provisionLimits(); err != nil {
 		return err
 	}
 	if i := slices.Index(h.Routes, nil); i >= 0 {
 		return fmt.Errorf("route %d is null", i)
+	}
+	for i := -1; i < len(h.Routes); i++ {
+		h.counts = append(h.counts, routesCounted.use(ctx, h.routeName(i)))
 	}
 	// Loading a module takes its JSON away, so look at it before.
 	if err := h.checkUntilLine(); err != nil {
@@ -126,7 +131,7 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 			h.logger.Warn("a route matches what is not this request, and so TLS too; add 'inspected http' to its matchers",
 				zap.String("route", h.routeName(i)))
 		}
-		if err := route.provision(ctx); err != nil {
+		if err := route.provision(contextOfRoute(ctx, h.routeName(i))); err != nil {
 			return fmt.Errorf("route %d: %w", i, err)
 		}
 	}
@@ -256,6 +261,7 @@ func (h notFound) Handle(cx *layer4.Connection) error {
 		return h.next.Handle(cx)
 	}
 	_, conn := drain(cx)
+	refusedNoRoute.count()
 	in.respond(conn, statusOnly(http.StatusNotFound))
 	return nil
 }
@@ -274,6 +280,7 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	switch {
 	case in.failure != nil:
 		in.turn.failAccount("matcher_failed", in.failure)
+		refusedMatcher.count()
 		if in.Outcome() == opening.HTTP {
 			in.answer(http.StatusBadRequest)
 		}
@@ -281,11 +288,13 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	case in.route >= 0:
 		return h.Routes[in.route].handle(in.stream(), next)
 	case in.isConnect():
+		refusedConnect.count()
 		in.answer(http.StatusNotImplemented)
 		return nil
 	case in.Outcome().Passes():
 		return next.Handle(in.stream())
 	default:
+		refusalOf(in.Outcome()).count()
 		in.refuse()
 		return nil
 	}
@@ -352,11 +361,14 @@ func (h *Inspect) logDecision(in *inspection) {
 	h.logger.Debug("inspected", fields...)
 }
 
-// routeName returns what the log calls the route of that index, "none" for -1.
+// noRoute is what stands for a route where there is none.
+const noRoute = "none"
+
+// routeName returns what the log calls the route of that index, noRoute for -1.
 func (h *Inspect) routeName(i int) string {
 	switch {
 	case i < 0:
-		return "none"
+		return noRoute
 	case h.Routes[i].Name != "":
 		return h.Routes[i].Name
 	default:

@@ -128,6 +128,7 @@ type Relay struct {
 	ledger            *ledger
 	unrouted          unroutedLog
 	failures          limitedLog
+	counts            *routeCounts // of the route of inspect that it is in
 	ctx               caddy.Context
 	logger            *zap.Logger
 }
@@ -149,6 +150,9 @@ func (h *Relay) Provision(ctx caddy.Context) error {
 		return err
 	}
 	watchAccepting(ctx)
+	registerMetrics(ctx)
+	h.counts = countsOfRoute(ctx)
+	h.counts.uses(relayRequest, relayStream)
 	h.wrapped = ctx.Value(caddyhttp.ServerCtxKey) != nil
 	if h.ledger, err = newLedger(ctx, h.Log); err != nil {
 		return err
@@ -386,6 +390,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		var err error
 		if request, err = h.request(in, reuse == reuseReinspect); err != nil {
 			h.logger.Debug("refusing request", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+			refusedForward.count()
 			answerRequest(in, conn, http.StatusBadRequest)
 			return nil
 		}
@@ -418,6 +423,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	r.ended.Add(1)
 	r.serving.Add(1)
 	if reuse == reusePin {
+		r.is(relayStream)
 		r.detached = h.engine.Start(&relay.Stream{
 			Client:           conn,
 			Upstream:         server.conn,
@@ -429,6 +435,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 			Done:             r.done,
 		})
 	} else {
+		r.is(relayRequest)
 		r.detached = h.serve(in, r, &relay.Session{
 			Client:   conn,
 			Upstream: server.conn,
@@ -512,6 +519,7 @@ func (h *Relay) connect(ctx context.Context, in *inspection, client *upstream.Cl
 			}
 		})
 		h.logFailure(client.Stream.RemoteAddr(), err)
+		h.counts.fails(upstream.ReasonOf(err))
 		endUnreached(in, client.Conn, upstream.ReasonOf(err))
 		return server{}, false
 	}
@@ -588,6 +596,7 @@ func (h *Relay) enter(client, server net.Conn, to *upstream.Server) (leave func(
 		h.failures.failure(h.logger.Warn, lineKind{"relays of this process lead to each other in a circle", to.String(), ""})
 	}
 	if turns > maxHandOvers {
+		refusedCircle.count()
 		leave()
 		return nil, false
 	}

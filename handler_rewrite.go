@@ -187,6 +187,7 @@ func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		}
 	}
 	h.logger.Debug("request head refused after its edits", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
+	refusedRewrite.count()
 	in.respond(conn, statusOnly(http.StatusBadRequest))
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -18,6 +19,8 @@ type httpListeners struct {
 	name  string
 	plain string // for HTTP
 	tls   string // for HTTPS
+
+	toPlain, toTLS *atomic.Uint64 // connections delivered there
 }
 
 func (t *httpListeners) empty() bool { return t.plain == "" && t.tls == "" }

@@ -174,6 +174,8 @@ func (in *inspection) complete(first *socket.Reader) error {
 // head. An error is errClientGone.
 func (in *inspection) more() error {
 	had := len(in.Data())
+	r := readingOf(&in.Opening)
+	defer r.done()
 	if err := receivePacket(&in.Opening, in.source, nil); err != nil {
 		return fmt.Errorf("%w: %w", errClientGone, err)
 	}
@@ -189,6 +191,7 @@ func (in *inspection) decide() {
 	if !in.decided {
 		in.route, in.failure = in.inspect.choose(in)
 		in.decided = true
+		in.count()
 		in.inspect.logDecision(in)
 	}
 }

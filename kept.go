@@ -84,6 +84,7 @@ func (h *Relay) takeKept(in *inspection, client *upstream.Client, method string)
 		return server{}, false
 	}
 	s.to = to
+	to.Reuse()
 	return s, true
 }
 

@@ -230,6 +230,36 @@ func TestSystemdUnits(t *testing.T) {
 	}
 }
 
+// TestContribIsListed: each file in contrib, or its folder, has a link from the README or a page
+// of the documentation; contrib/check is for the tests.
+func TestContribIsListed(t *testing.T) {
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := ""
+	for _, page := range append(pages, "README.md") {
+		said += packaged(t, filepath.ToSlash(page))
+	}
+	err = filepath.WalkDir("contrib", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			if entry != nil && entry.Name() == "check" {
+				return fs.SkipDir
+			}
+			return err
+		}
+		file := filepath.ToSlash(path)
+		folder := file[:strings.LastIndexByte(file, '/')]
+		if !strings.Contains(said, file+")") && (folder == "contrib" || !strings.Contains(said, folder+")") && !strings.Contains(said, filepath.Base(file)+"`")) {
+			t.Errorf("%s is not listed", file)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // packaged returns a file of the repository, with LF at the ends of lines.
 func packaged(t *testing.T, file string) string {
 	t.Helper()

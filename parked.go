@@ -35,7 +35,9 @@ func (p *parking) park(conn net.Conn, next continuation, patience time.Duration)
 	if patience == 0 {
 		patience = math.MaxInt64
 	}
+	parkedConnections.Add(1)
 	if !p.parker.Park(&relay.Session{Client: conn, Keepalive: patience, Owner: &parked{next}}) {
+		parkedConnections.Add(-1)
 		if socket.Unread(conn) {
 			first := socket.NewReader(conn)
 			if data, _ := first.ReadFirst(next.inspect.limits.Bytes); len(data) > 0 {
@@ -81,12 +83,14 @@ func (p *parked) Take(client net.Conn, data []byte, due time.Time, _ net.Conn, r
 	in.serve(client)
 }
 
-// Refusal, Ended, Tunnelled, Dropped and Closed implement relay.Owner. There is nothing to tell.
+// Closed implements relay.Owner.
+func (*parked) Closed() { parkedConnections.Add(-1) }
+
+// Refusal, Ended, Tunnelled and Dropped implement relay.Owner. There is nothing to tell.
 func (*parked) Refusal(int) []byte  { return nil }
 func (*parked) Ended(relay.Account) {}
 func (*parked) Tunnelled()          {}
 func (*parked) Dropped()            {}
-func (*parked) Closed()             {}
 
 // Interface guards
 var _ relay.Owner = (*parked)(nil)

@@ -18,10 +18,16 @@ type incoming interface {
 
 // receive reads from conn until the outcome of o is certain. An error is one of conn.
 func receive(o *opening.Opening, conn incoming, first *socket.Reader) error {
+	if o.Certain() {
+		return nil
+	}
+	r := readingOf(o)
+	defer r.done()
 	for !o.Certain() {
 		if err := receivePacket(o, conn, first); err != nil {
 			return err
 		}
+		r.update()
 	}
 	return nil
 }

@@ -88,6 +88,12 @@ func (c *reinspectConn) begin(in *inspection, data []byte, headLen int) {
 
 // Read implements net.Conn.
 func (c *reinspectConn) Read(p []byte) (int, error) {
+	n, err := c.read(p)
+	appBytes.toServer.Add(int64(n))
+	return n, err
+}
+
+func (c *reinspectConn) read(p []byte) (int, error) {
 	if !c.calls.begin() {
 		return 0, net.ErrClosed
 	}
@@ -355,7 +361,10 @@ func (c *reinspectConn) Close() error {
 	case before == withInspect:
 		c.requestTaken()
 		_ = c.base.SetDeadline(time.Time{})
-		if c.next == nil {
+		if c.next != nil {
+			c.counts.ends(appConnection, endMoved)
+		} else {
+			c.counts.ends(appConnection, endParked)
 			c.next = c.parking.park(c.base, c.continuation, c.clock.left(time.Now()))
 		}
 		c.ended(c.next)

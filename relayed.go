@@ -24,6 +24,7 @@ type relayed struct {
 	remote       net.Addr
 	base         net.Conn        // the client's connection as inspect has it, if handlers have wrapped it; else nil
 	head         bool            // the method of the request is HEAD
+	kind         underWay        // what is counted of it
 	answered     time.Time       // when the last request was over
 	record       *account.Record // of what is under way, or was last; or nil
 
@@ -36,13 +37,17 @@ type relayed struct {
 }
 
 // Refusal implements relay.Owner.
-func (r *relayed) Refusal(status int) []byte { return []byte(statusOnly(status).text(r.head)) }
+func (r *relayed) Refusal(status int) []byte {
+	ownAnswers.count(status)
+	return []byte(statusOnly(status).text(r.head))
+}
 
 // Ended implements relay.Owner.
 func (r *relayed) Ended(a relay.Account) {
 	r.answered = time.Now()
 	r.to.Release()
 	closeRelayed(r.record, a)
+	r.isOver(a.Cause)
 	r.relay.logResponse(r.remote, r.to.Server, a)
 	r.relay.logEnd(r.remote, r.address, a)
 }
@@ -77,6 +82,9 @@ func (r *relayed) Next(data []byte, kept bool) relay.Next {
 	r.inspect.logDecision(in)
 	r.openAgain(in)
 	r.to, r.head = to, request.Method == http.MethodHead
+	in.count()
+	to.Reuse()
+	r.is(relayRequest)
 	return relay.Next{Verdict: relay.Forward, Request: request, HeadLen: in.Head.Len, Repeatable: repeatable}
 }
 
@@ -94,6 +102,7 @@ func (r *relayed) openAgain(in *inspection) {
 // Take implements relay.Owner: the request is inspected, and goes wherever it belongs. If
 // the connection is not detached, that is for Handle to do.
 func (r *relayed) Take(client net.Conn, data []byte, due time.Time, kept net.Conn, registered func()) {
+	r.isUnsent()
 	if r.base != nil {
 		client = r.base
 	}
@@ -122,7 +131,10 @@ func (r *relayed) Take(client net.Conn, data []byte, due time.Time, kept net.Con
 }
 
 // Tunnelled implements relay.Owner: no request follows, so what would inspect it may go.
-func (r *relayed) Tunnelled() { r.origin, r.base = nil, nil }
+func (r *relayed) Tunnelled() {
+	r.is(relayStream)
+	r.origin, r.base = nil, nil
+}
 
 // Dropped implements relay.Owner.
 func (r *relayed) Dropped() { r.leave() }

@@ -30,6 +30,7 @@ type handedConn struct {
 	ended func(successor *inspection)
 
 	record atomic.Pointer[account.Record] // of the request, or of all; or nil
+	counts *routeCounts
 
 	// taken, unless nil, is called once when the server has taken on the request.
 	taken atomic.Pointer[func()]
@@ -108,7 +109,7 @@ func (c *handedConn) Write(p []byte) (int, error) {
 	defer c.endCall()
 	c.requestTaken()
 	c.record.Load().Meter().Responded(statusOf(p))
-	n, err := c.Conn.Write(p)
+	n, err := countedWriter{c.Conn}.Write(p)
 	c.record.Load().Meter().Delivered(account.Down, n)
 	return n, err
 }
@@ -137,9 +138,9 @@ func (c *handedConn) ReadFrom(r io.Reader) (int64, error) {
 	var n int64
 	var err error
 	if rf, ok := c.Conn.(io.ReaderFrom); ok {
-		n, err = rf.ReadFrom(r)
+		n, err = readFrom(rf, r)
 	} else {
-		n, err = io.Copy(struct{ io.Writer }{c.Conn}, r)
+		n, err = io.Copy(countedWriter{c.Conn}, r)
 	}
 	c.record.Load().Meter().Delivered(account.Down, int(n))
 	return n, err
@@ -170,6 +171,7 @@ func (c *handedConn) Close() error {
 func (c *handedConn) endCall() {
 	if c.calls.end() {
 		c.closeAccount()
+		c.counts.ends(appConnection, endClosed)
 		c.ended(nil)
 	}
 }
@@ -224,6 +226,12 @@ func newReplayConn(conn net.Conn, pending []byte, ended func(*inspection)) *repl
 // client that leaves, or the content. If it goes on because the head is not complete,
 // nobody waits for the rest.
 func (c *replayConn) Read(p []byte) (int, error) {
+	n, err := c.read(p)
+	appBytes.toServer.Add(int64(n))
+	return n, err
+}
+
+func (c *replayConn) read(p []byte) (int, error) {
 	if !c.calls.begin() {
 		return 0, net.ErrClosed
 	}

@@ -120,6 +120,7 @@ type refusedConn struct{ net.Conn }
 
 // Read answers the client, and is the end.
 func (c refusedConn) Read([]byte) (int, error) {
+	refusedOther.count()
 	answer(c.Conn, http.StatusBadRequest, false)
 	return 0, io.EOF
 }

@@ -404,6 +404,11 @@ var claims = []claim{
 		{"GET http://example.com:8081/ready", "503"},
 	}},
 	{of: "more-than-one-machine.md#certificates", on: "README.md#which-layout-is-mine 3", check: stores("mnt/shared/caddy")},
+	{of: "metrics.md#metrics", tries: [][]string{
+		{"GET http://example.com:8080/chat/room", "200", "10.0.0.5:9000 got GET /chat/room"},
+		{"GET http://example.com:9180/", "200", `caddy_streamprox_inspections_total{outcome="http",route="chat"}`,
+			`caddy_streamprox_dials_total{result="connected",upstream="`},
+	}},
 	{of: "operations.md#logs", on: "README.md#which-layout-is-mine 2", check: logsDecisions},
 	{of: "operations.md#stop", tries: [][]string{
 		{"GET http://example.com:8081/", "200", "ready"},

@@ -73,6 +73,9 @@ func Opened(fd uintptr) { process().opened(uint64(fd)) }
 // Unused settles n descriptors that Take has granted and that were not opened.
 func Unused(n int) { process().inFlight.Add(int64(-n)) }
 
+// Count returns how many descriptors are open. An old kernel lists them all for that.
+func Count() (open uint64, err error) { return count() }
+
 // ErrScarce is for those who are refused.
 var ErrScarce = errors.New("descriptors are scarce")
 

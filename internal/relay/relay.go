@@ -31,6 +31,7 @@ package relay
 
 import (
 	"net"
+	"slices"
 	"time"
 
 	"github.com/streamprox/caddy-streamprox/internal/account"
@@ -120,6 +121,9 @@ var causes = [...]string{
 	BadResponse:      "bad_response",
 	ResponseTimeout:  "response_timeout",
 }
+
+// CauseNames returns the names of all causes, in their order.
+func CauseNames() []string { return slices.Clone(causes[:]) }
 
 // String returns the cause in snake_case, for logs and metrics.
 func (c Cause) String() string {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 
 	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 )
@@ -56,6 +57,9 @@ var reasons = [...]string{
 	Scarce:             "descriptors are scarce",
 	GivenUp:            "given up",
 }
+
+// ReasonNames returns the names of all reasons, in their order.
+func ReasonNames() []string { return slices.Clone(reasons[:]) }
 
 // String returns the reason in few words, for logs and metrics.
 func (r Reason) String() string { return reasons[r] }
