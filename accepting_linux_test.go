@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -95,6 +96,30 @@ func TestForgetWhileReplaced(t *testing.T) {
 	listeners[1].Close()
 	check("none is left", "tcp/127.0.0.1:80")
 	check("later")
+}
+
+// TestNoteListeners: metrics say which ports are accepted from.
+func TestNoteListeners(t *testing.T) {
+	one := &watchedSocket{address: ":1"}
+	older := &watchedSocket{address: ":1"}
+	w := &acceptWatch{sockets: []*watchedSocket{one, older, {address: ":2"}}}
+	check := func(what string, want map[string]bool) {
+		t.Helper()
+		w.note()
+		if got := *w.ports.Load(); !maps.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", what, got, want)
+		}
+	}
+	check("all are", map[string]bool{":1": true, ":2": true})
+	one.stopped = true
+	check("one is not", map[string]bool{":1": false, ":2": true})
+	one.own, _ = unattended(t)
+	check("it is again", map[string]bool{":1": true, ":2": true})
+	older.stopped = true
+	check("another socket of the port is not", map[string]bool{":1": false, ":2": true})
+	w.sockets, w.lost = w.sockets[:2], []string{":2"}
+	older.stopped = false
+	check("one is lost", map[string]bool{":1": true, ":2": false})
 }
 
 // TestFindListeners: the sockets are found in whatever form their address is written.

@@ -589,9 +589,15 @@ func listening(t *testing.T, address string) (n int) {
 // closes its listener, and the log says so.
 func TestDescriptorsRunOutBeforeWrapper(t *testing.T) {
 	const limit = 512
-	address := freeport.Address(t)
-	_, logged := runLimited(t, buildCaddy(t), "{\nadmin off\ndebug\nservers {\nlistener_wrappers {\nlayer4 {\nmatching_timeout 5m\n@t tls\nroute @t {\nclose\n}\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\n}\nhttp://"+address+" {\nrespond 204\n}\n", limit)
+	address, admin := freeport.Address(t), freeport.Address(t)
+	_, logged := runLimited(t, buildCaddy(t), "{\nadmin "+admin+"\ndebug\nservers {\nlistener_wrappers {\nlayer4 {\nmatching_timeout 5m\n@t tls\nroute @t {\nclose\n}\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\n}\nhttp://"+address+" {\nrespond 204\n}\n", limit)
 	eventually(t, "watch", func() bool { return strings.Contains(logged(), `"listeners":1`) })
+	_, port, _ := net.SplitHostPort(address)
+	accepting := func(want float64) bool {
+		got, ok := (&server{t: t, admin: admin}).samples()[`listener_accepting{address=":`+port+`"}`]
+		return ok && got == want
+	}
+	eventually(t, "metric of the listener", func() bool { return accepting(1) })
 	var conns []net.Conn
 	for range limit {
 		conn, err := net.Dial("tcp", address)
@@ -606,4 +612,29 @@ func TestDescriptorsRunOutBeforeWrapper(t *testing.T) {
 		conn.Close()
 	}
 	eventually(t, "line in the log", func() bool { return strings.Count(logged(), stopped) == 1 })
+	eventually(t, "metric of the end", func() bool { return accepting(0) })
+}
+
+// TestMetricsOfScarcity: what is reset for want of descriptors is counted, and the descriptors
+// are.
+func TestMetricsOfScarcity(t *testing.T) {
+	const limit = 512
+	address, admin := freeport.Address(t), freeport.Address(t)
+	pid, _ := runLimited(t, buildCaddy(t), "{\nadmin "+admin+"\nlayer4 {\n"+address+" {\nroute {\ninspect {\nsilent_timeout 5m\nroute {\nclose\n}\n}\n}\n}\n}\n}\n", limit)
+	dial(t, address).Close()
+	caddy := &server{t: t, admin: admin}
+	if n := caddy.samples()[`refusals_total{reason="descriptors"}`]; n != 0 {
+		t.Errorf("%v connections were reset at first", n)
+	}
+	for range limit * 3 / 4 {
+		dial(t, address)
+	}
+	eventually(t, "resets", func() bool { return caddy.samples()[`refusals_total{reason="descriptors"}`] > 0 })
+	now := caddy.samples()
+	if open, is := now["descriptors_open"], descriptorsOf(t, pid); now["descriptors_limit"] != limit || open < float64(is)-20 || open > float64(is)+20 {
+		t.Errorf("got %v descriptors of %v, want %d of %d", open, now["descriptors_limit"], is, limit)
+	}
+	if n := now["inspecting_connections"]; n < limit/4 {
+		t.Errorf("got %v connections under inspection", n)
+	}
 }
