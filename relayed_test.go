@@ -448,7 +448,7 @@ func TestNextLogs(t *testing.T) {
 // for its inspect, while their loop goes on with them.
 func TestRetireBesideTunnels(t *testing.T) {
 	h := new(Inspect)
-	r := &relayed{continuation: continuation{inspect: h}}
+	r := &relayed{relay: new(Relay), continuation: continuation{inspect: h}}
 	tunnelled := make(chan struct{})
 	go func() {
 		defer close(tunnelled)

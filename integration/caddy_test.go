@@ -145,6 +145,10 @@ func (s *server) api(method, path, body string) (int, string) {
 	req.Header.Set("Content-Type", "application/json")
 	req.Close = true
 	resp, err := http.DefaultClient.Do(req)
+	for end := time.Now().Add(patience); err != nil && method == http.MethodGet && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond) // a configuration that was just replaced had the endpoint, too
+		resp, err = http.DefaultClient.Do(req)
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -414,7 +414,7 @@ func TestMetrics(t *testing.T) {
 		before := m.samples()
 		conn := dial(t, m.limited)
 		become("the first", before, samples{`inspecting_connections`: 1})
-		_, _ = dial(t, m.limited).Read(make([]byte, 1))
+		m.refused(m.limited)
 		become("the second", before, samples{`refusals_total{reason="max_pending_per_ip"}`: 1, `refusals_total{reason="max_pending"}`: 0})
 		conn.Close()
 		become("its end", before, samples{`inspecting_connections`: 0})
@@ -426,7 +426,7 @@ func TestMetrics(t *testing.T) {
 		before := m.samples()
 		dial(t, m.limited)
 		become("the first", before, samples{`inspecting_connections`: 1})
-		_, _ = dial(t, m.limited).Read(make([]byte, 1))
+		m.refused(m.limited)
 		become("the second", before, samples{`refusals_total{reason="max_pending"}`: 1, `refusals_total{reason="max_pending_per_ip"}`: 0})
 	})
 	t.Run("process", func(t *testing.T) {
@@ -574,4 +574,19 @@ func TestMetricsNameNoClients(t *testing.T) {
 		t.Errorf("the upstream is not named as it is configured")
 	}
 	s.become("dials", nil, samples{`dials_total{result="connected",upstream="{l4.http.hostname}:` + port + `"}`: 0})
+}
+
+// refused connects once to an address that refuses: dial would try again if the reset comes
+// before it is connected.
+func (m *metered) refused(address string) {
+	m.t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		m.t.Error("not refused")
+	}
 }
