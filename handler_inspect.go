@@ -215,8 +215,7 @@ func (h *Inspect) inspect(cx *layer4.Connection) (*inspection, error) {
 		return nil, err
 	}
 	in := new(inspection)
-	in.origin = originOf(cx)
-	in.init(continuation{h, &in.origin}, conn, data, false)
+	in.init(continuation{h, origin{parent: cx}}, conn, data, false)
 	if outer != nil {
 		in.turn = outer.turn
 	}

@@ -419,7 +419,9 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 
 	// An idle stream keeps r in memory. So r does not refer to the connection as layer4 has
 	// it.
-	r := &relayed{relay: h, to: server.to, leave: server.leave, address: address, remote: cx.RemoteAddr(), record: record}
+	r := &relayed{relay: h, leave: server.leave, address: address, record: record}
+	r.to.TakeOver(server.to)
+	r.origin.ends = account.EndsOf(cx.RemoteAddr(), cx.LocalAddr())
 	r.ended.Add(1)
 	r.serving.Add(1)
 	if reuse == reusePin {
@@ -535,7 +537,11 @@ func (h *Relay) connect(ctx context.Context, in *inspection, client *upstream.Cl
 
 // serve lets the engine carry out the client's requests, the first of which is in s.
 func (h *Relay) serve(in *inspection, r *relayed, s *relay.Session, reuse reuse) (detached bool) {
+	ends := r.origin.ends
 	r.continuation, r.head = in.turn.continuation.lean(), s.Request.Method == http.MethodHead
+	if ends != r.origin.ends { // a handler since inspect has changed them
+		r.remote = ends.Client()
+	}
 	s.ResponseHeaderTimeout = h.responseTimeout
 	s.IdleTimeout = h.idleTimeout
 	s.HalfCloseTimeout = h.halfCloseTimeout

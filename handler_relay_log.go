@@ -2,6 +2,7 @@ package streamprox
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 
@@ -58,7 +59,7 @@ func (h *Relay) logFailure(remote net.Addr, err error) {
 }
 
 // logResponse warns of an upstream that has not answered a request as it should.
-func (h *Relay) logResponse(remote net.Addr, server *upstream.Server, account relay.Account) {
+func (h *Relay) logResponse(remote fmt.Stringer, server *upstream.Server, account relay.Account) {
 	if reason := responseFailure(account); reason != "" {
 		h.failures.failure(h.logger.Warn, lineKind{"upstream did not answer as it should", server.String(), reason},
 			zap.Stringer("remote", remote), zap.NamedError("error", account.Err))
@@ -93,7 +94,7 @@ func responseFailure(account relay.Account) string {
 }
 
 // logEnd says what has become of a stream.
-func (h *Relay) logEnd(remote net.Addr, address string, account relay.Account) {
+func (h *Relay) logEnd(remote fmt.Stringer, address string, account relay.Account) {
 	if !h.logger.Core().Enabled(zap.DebugLevel) {
 		return
 	}

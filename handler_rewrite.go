@@ -182,7 +182,7 @@ func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	if err == nil {
 		// Matchers since inspect may have read on: pending is what it saw and more.
 		var edited *inspection
-		if edited, err = in.rewritten(originOf(cx), conn, append(head, pending[in.Head.Len:]...)); err == nil {
+		if edited, err = in.rewritten(&origin{parent: cx}, conn, append(head, pending[in.Head.Len:]...)); err == nil {
 			return next.Handle(edited.stream())
 		}
 	}
@@ -222,7 +222,7 @@ var errNoHead = errors.New("no request head")
 // follows, and belongs to it from now on. Its stream goes on from that origin, whose bytes
 // have been drained, with those of conn; conn is nil while the request is only looked at. An
 // error says why inspect would not have accepted the head.
-func (in *inspection) rewritten(from origin, conn net.Conn, data []byte) (*inspection, error) {
+func (in *inspection) rewritten(from *origin, conn net.Conn, data []byte) (*inspection, error) {
 	edited := inspections.Get().(*inspection)
 	edited.added = in.added + len(data) - len(in.Data())
 	edited.inspect, edited.origin = in.inspect, from

@@ -21,7 +21,7 @@ type inspection struct {
 	added int // how many bytes of the data are not from the client, but from rewrite_head
 
 	inspect *Inspect // whose routes decide
-	origin  origin   // of the stream
+	origin  *origin  // of the stream
 	conn    net.Conn // what follows the data; nil while they are only looked at
 	source  incoming // conn, as the rest of the head is read from it
 	started time.Time
@@ -75,11 +75,17 @@ func (in *inspection) client() net.Conn {
 	if in.conn != nil {
 		return in.conn
 	}
-	return in.origin.conn
+	return in.origin.client()
 }
 
 // tlsTerminated reports whether TLS was terminated on the way.
-func (in *inspection) tlsTerminated() bool { return tlsTerminated(in.origin.vars, in.client()) }
+func (in *inspection) tlsTerminated() bool {
+	conn := in.conn
+	if conn == nil {
+		conn = in.origin.base()
+	}
+	return tlsTerminated(in.origin.variables(), conn)
+}
 
 // stream returns the connection that matchers and handlers get: its bytes are those
 // inspected so far and what follows them, its variables and placeholders its own.
@@ -144,15 +150,16 @@ func (in *inspection) isConnect() bool {
 // errClientGone is returned when a connection breaks during inspection.
 var errClientGone = errors.New("client went away")
 
-// init makes in ready to inspect what begins with data on conn; in must be zero but for its origin. later says
+// init makes in ready to inspect what begins with data on conn; in must be zero. later says
 // that a request came before on the connection.
 func (in *inspection) init(c continuation, conn net.Conn, data []byte, later bool) {
 	// No literals: they would be made on the stack first, which is small in the young
 	// goroutine in which net/http's server reads while a handler runs.
-	in.inspect, in.origin = c.inspect, *c.origin
+	in.inspect = c.inspect
 	in.conn, in.source = conn, conn
 	in.turn = &in.own
 	in.own.first = in
+	in.origin = &in.own.origin
 	in.own.continuation, in.own.conn, in.own.later = c, conn, later
 	in.started = time.Now()
 	options := c.inspect.head

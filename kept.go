@@ -103,14 +103,14 @@ func (h *Relay) placeAt(kept *keptServer, client *upstream.Client, method string
 	return nil
 }
 
-// again reserves a place at the server that the request before has gone to, if the policy
-// sends there the request of in, too, which is only looked at.
-func (h *Relay) again(to *upstream.Server, in *inspection) (*upstream.Reservation, bool) {
+// renew reserves a place once more at the server that the request before has gone to, if the
+// policy sends there the request of in, too, which is only looked at.
+func (h *Relay) renew(r *upstream.Reservation, in *inspection) bool {
 	var client upstream.Client
 	if h.pool.PerRequest() {
 		client.Stream = &layer4.Connection{Conn: in.client(), Context: relayedContext(context.Background(), in)}
 	}
-	return h.pool.Again(to, &client)
+	return h.pool.Renew(r, &client)
 }
 
 // freshAnswer is how long ago an upstream must have answered on a connection for a request

@@ -6,80 +6,112 @@ import (
 	"net"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
 // origin is what a stream takes over from the connection that it is a fork of: what was set
 // there by whoever has had that before.
 type origin struct {
+	parent *layer4.Connection // the connection; nil if it is not kept, but what follows
+
 	logger  *zap.Logger
-	context context.Context
 	vars    map[string]any // nil if there are none
-	conn    net.Conn       // beneath all those of layer4: for its addresses, and for TLS that ends there
-	placeholders
+	fixed   map[string]any // the values of placeholders, but for the next one
+	wrapped time.Time      // when the connection came
+	conn    net.Conn       // beneath all those of layer4; nil: it is a socket, whose addresses are all that is of use
+
+	ends account.Ends // of the connection, for whoever waits
 }
 
-// placeholders are those of a replacer, or, if that is nil, some that do not change.
-type placeholders struct {
-	replacer *caddy.Replacer
-	fixed    []placeholder
+// log returns the connection's logger.
+func (o *origin) log() *zap.Logger {
+	if o.parent != nil {
+		return o.parent.Logger
+	}
+	return o.logger
 }
 
-// placeholder is one whose value does not change.
-type placeholder struct {
-	key   string
-	value any
+// context returns the connection's context.
+func (o *origin) context() context.Context {
+	if o.parent != nil {
+		return o.parent.Context
+	}
+	return context.Background()
 }
 
-// originOf returns the origin of forks of cx.
-func originOf(cx *layer4.Connection) origin {
-	return origin{
-		logger:       cx.Logger,
-		context:      cx.Context,
-		vars:         variablesOf(cx),
-		conn:         innermost(cx),
-		placeholders: placeholders{replacer: cx.Context.Value(replacerKey).(*caddy.Replacer)},
+// variables returns the connection's variables, which are not to be changed.
+func (o *origin) variables() map[string]any {
+	if o.parent != nil {
+		return variablesOf(o.parent)
+	}
+	return o.vars
+}
+
+// base returns the connection beneath all those of layer4, in which TLS may have ended. It may
+// be nil if it is a socket.
+func (o *origin) base() net.Conn {
+	if o.parent != nil {
+		return innermost(o.parent)
+	}
+	return o.conn
+}
+
+// client returns what stands for the connection: it has its addresses.
+func (o *origin) client() net.Conn {
+	if conn := o.base(); conn != nil {
+		return conn
+	}
+	return &nowhere{ends: o.ends}
+}
+
+// placeholders returns what knows the values of the connection's placeholders.
+func (o *origin) placeholders() func(key string) (value any, known bool) {
+	if o.parent != nil {
+		return o.parent.Context.Value(replacerKey).(*caddy.Replacer).Get
+	}
+	fixed, wrapped := o.fixed, o.wrapped
+	return func(key string) (value any, known bool) {
+		if key == layer4.ConnWrapTimeReplKey && !wrapped.IsZero() {
+			return wrapped, true
+		}
+		value, known = fixed[key]
+		return value, known
 	}
 }
 
 // replacerKey is the key of the replacer, as one that costs no memory to look for.
 var replacerKey any = layer4.ReplacerCtxKey
 
-// get returns the value of a placeholder, and whether it is known.
-func (p placeholders) get(key string) (value any, known bool) {
-	if p.replacer != nil {
-		return p.replacer.Get(key)
-	}
-	for _, p := range p.fixed {
-		if p.key == key {
-			return p.value, true
-		}
-	}
-	return nil, false
-}
-
 // lean returns an origin that gives the same to forks and is small, for a connection that
-// waits. A replacer holds on to the connection that it was made for, with its buffer: 4 KiB.
-// So the values are taken out, where it is certain that they are all. Nothing of the first
-// connection changes any more: what handlers set from now on, they set on a fork.
-func (o *origin) lean() *origin {
-	if o.replacer == nil {
-		return o // it is one
+// waits. caddy-l4's record of a connection has 1.2 KiB, with its replacer and its maps, and a
+// buffer of 2 KiB. So what is of use is taken out of it, where it is certain that this is all.
+// It does not change any more: what handlers set from now on, they set on a fork.
+func (o *origin) lean() origin {
+	if o.parent == nil {
+		return *o // it is one
 	}
-	small := *o // o may be a part of something large
-	if socket.Is(o.conn) {
-		small.conn = &nowhere{local: o.conn.LocalAddr(), remote: o.conn.RemoteAddr()}
+	conn := innermost(o.parent)
+	ends := account.EndsOf(conn.RemoteAddr(), conn.LocalAddr())
+	same := origin{parent: o.parent, ends: ends}
+	if !isBare(o.parent.Context) {
+		return same
 	}
-	keys, ok := fixedKeys(o.replacer)
-	if !ok || !isBare(o.context) {
-		return &small
+	replacer := o.parent.Context.Value(replacerKey).(*caddy.Replacer)
+	keys, ok := fixedKeys(replacer)
+	if !ok {
+		return same
 	}
-	small.context, small.replacer = context.Background(), nil
+	small := origin{logger: o.parent.Logger, vars: o.variables(), ends: ends}
+	if !socket.Is(conn) {
+		small.conn = conn
+	}
 	if _, ok := small.vars[stockHTTPRequestVar]; ok {
 		small.vars = maps.Clone(small.vars)
 		delete(small.vars, stockHTTPRequestVar)
@@ -87,13 +119,21 @@ func (o *origin) lean() *origin {
 	if len(small.vars) == 0 {
 		small.vars = nil
 	}
-	small.fixed = make([]placeholder, 0, len(keys))
 	for _, key := range keys {
-		if value, known := o.replacer.Get(key); known {
-			small.fixed = append(small.fixed, placeholder{key, value})
+		value, known := replacer.Get(key)
+		wrapped, isTime := value.(time.Time)
+		switch {
+		case !known:
+		case key == layer4.ConnWrapTimeReplKey && isTime && !wrapped.IsZero():
+			small.wrapped = wrapped
+		default:
+			if small.fixed == nil {
+				small.fixed = make(map[string]any)
+			}
+			small.fixed[key] = value
 		}
 	}
-	return &small
+	return small
 }
 
 // isBare reports whether ctx holds no more than the variables and the replacer, as that of
@@ -115,7 +155,7 @@ func isBare(ctx context.Context) bool {
 }
 
 // valueCtx is the type of a context with a value.
-var valueCtx = reflect.TypeOf(context.WithValue(context.Background(), replacerKey, nil))
+var valueCtx = reflect.TypeOf(context.WithValue(context.Background(), variablesKey, nil))
 
 // fixedKeys returns the keys of the values in a replacer that forks can see. It reports false
 // if the replacer knows others: somebody has added a function. caddy.Replacer tells neither,
@@ -160,9 +200,9 @@ var ownProviders = func() int {
 // nowhere is a connection that has only addresses.
 type nowhere struct {
 	net.Conn
-	local, remote net.Addr
+	ends account.Ends
 }
 
 // LocalAddr and RemoteAddr implement net.Conn.
-func (c *nowhere) LocalAddr() net.Addr  { return c.local }
-func (c *nowhere) RemoteAddr() net.Addr { return c.remote }
+func (c *nowhere) LocalAddr() net.Addr  { return c.ends.Local() }
+func (c *nowhere) RemoteAddr() net.Addr { return c.ends.Client() }

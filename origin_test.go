@@ -54,13 +54,13 @@ func TestLeanOrigin(t *testing.T) {
 			conn := clientConn{remote: textAddr("127.0.0.1:4000")}
 			cx := layer4.WrapConnection(conn, nil, zap.NewNop())
 			test.set(cx)
-			first := originOf(cx)
+			first := origin{parent: cx}
 			later := first.lean()
-			if lean := later.replacer == nil; lean != test.lean {
+			if lean := later.parent == nil; lean != test.lean {
 				t.Errorf("is lean: got %v, want %v", lean, test.lean)
 			}
-			if again := later.lean(); test.lean && again != later {
-				t.Error("a lean one has been made anew")
+			if got := later.client().RemoteAddr().String(); got != "127.0.0.1:4000" {
+				t.Errorf("the client's address: got %s", got)
 			}
 			forks := map[string]*layer4.Connection{
 				"first":        first.fork(conn, nil),
@@ -75,7 +75,7 @@ func TestLeanOrigin(t *testing.T) {
 				}
 			}
 			for fork, cx := range forks {
-				if got, want := fmt.Sprint(cx.Context.Value(key{})), fmt.Sprint(first.context.Value(key{})); got != want {
+				if got, want := fmt.Sprint(cx.Context.Value(key{})), fmt.Sprint(first.context().Value(key{})); got != want {
 					t.Errorf("value of the context of the %s fork: got %s, want %s", fork, got, want)
 				}
 			}

@@ -97,7 +97,7 @@ func knownAhead(value string) bool {
 
 // replacerAhead returns what replaces those placeholders as that of the stream would.
 func (in *inspection) replacerAhead() *caddy.Replacer {
-	repl := caddy.NewEmptyReplacer()
+	repl, ofConnection := caddy.NewEmptyReplacer(), in.origin.placeholders()
 	repl.Map(func(key string) (any, bool) {
 		switch {
 		case strings.HasPrefix(key, httpReplPrefix):
@@ -107,7 +107,7 @@ func (in *inspection) replacerAhead() *caddy.Replacer {
 		case key == localAddrReplKey:
 			return in.client().LocalAddr(), true
 		default:
-			return in.origin.get(key)
+			return ofConnection(key)
 		}
 	})
 	return repl

@@ -1,6 +1,7 @@
 package streamprox
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"sync"
@@ -17,23 +18,37 @@ import (
 // is small.
 type relayed struct {
 	relay        *Relay
-	continuation                       // for the next request; none for a raw stream
-	to           *upstream.Reservation // held while a request, or a raw stream, is under way
-	leave        func()                // forgets that the upstream's connection may come back in
-	address      string                // of the upstream, for the log
-	remote       net.Addr
-	base         net.Conn        // the client's connection as inspect has it, if handlers have wrapped it; else nil
-	head         bool            // the method of the request is HEAD
-	kind         underWay        // what is counted of it
-	answered     time.Time       // when the last request was over
-	record       *account.Record // of what is under way, or was last; or nil
+	continuation                      // for the next request; for a raw stream, only addresses
+	to           upstream.Reservation // held while a request, or a raw stream, is under way
+	leave        func()               // forgets that the upstream's connection may come back in
+	address      string               // of the upstream, for the log
+	remote       net.Addr             // of the client, for the log; nil: as the continuation has it
+	base         net.Conn             // the client's connection as inspect has it, if handlers have wrapped it; else nil
+	head         bool                 // the method of the request is HEAD
+	detached     bool                 // the engine has the connection for its own; known after serving
+	kind         underWay             // what is counted of it
+	answered     time.Time            // when the last request was over
+	record       *account.Record      // of what is under way, or was last; or nil
 
 	// caddy-l4 closes a connection that the engine could not detach when Handle returns. So
 	// that waits, and goes on with the request that follows, if the engine leaves it.
 	serving   sync.WaitGroup // until it is known whether the connection is detached
-	detached  bool
 	ended     sync.WaitGroup // until the connection is closed, or somebody has taken it
 	successor *inspection    // of the request that follows, for Handle; or nil
+}
+
+// client returns the client's address for the log, which costs nothing unless it is shown.
+func (r *relayed) client() fmt.Stringer { return (*relayedClient)(r) }
+
+// relayedClient is a relayed as its client's address.
+type relayedClient relayed
+
+// String implements fmt.Stringer.
+func (r *relayedClient) String() string {
+	if r.remote != nil {
+		return r.remote.String()
+	}
+	return addressOf(r.origin.ends.Client())
 }
 
 // Refusal implements relay.Owner.
@@ -48,8 +63,8 @@ func (r *relayed) Ended(a relay.Account) {
 	r.to.Release()
 	closeRelayed(r.record, a)
 	r.isOver(a.Cause)
-	r.relay.logResponse(r.remote, r.to.Server, a)
-	r.relay.logEnd(r.remote, r.address, a)
+	r.relay.logResponse(r.client(), r.to.Server, a)
+	r.relay.logEnd(r.client(), r.address, a)
 }
 
 // Next implements relay.Owner. It forwards a request that its head alone sends the same way
@@ -75,15 +90,14 @@ func (r *relayed) Next(data []byte, kept bool) relay.Next {
 	if err != nil || !repeatable && time.Since(r.answered) > freshAnswer {
 		return relay.Next{}
 	}
-	to, ok := r.relay.again(r.to.Server, edited)
-	if !ok {
+	if !r.relay.renew(&r.to, edited) {
 		return relay.Next{}
 	}
 	r.inspect.logDecision(in)
 	r.openAgain(in)
-	r.to, r.head = to, request.Method == http.MethodHead
+	r.head = request.Method == http.MethodHead
 	in.count()
-	to.Reuse()
+	r.to.Reuse()
 	r.is(relayRequest)
 	return relay.Next{Verdict: relay.Forward, Request: request, HeadLen: in.Head.Len, Repeatable: repeatable}
 }
@@ -114,7 +128,7 @@ func (r *relayed) Take(client net.Conn, data []byte, due time.Time, kept net.Con
 	in.turn.hold()
 	registered()
 	if kept != nil {
-		in.turn.kept = newKeptServer(r.relay, server{conn: kept, to: r.to, leave: r.leave}, r.answered)
+		in.turn.kept = newKeptServer(r.relay, server{conn: kept, to: &r.to, leave: r.leave}, r.answered)
 	}
 	if r.serving.Wait(); r.detached {
 		in.serve(client)
@@ -133,7 +147,7 @@ func (r *relayed) Take(client net.Conn, data []byte, due time.Time, kept net.Con
 // Tunnelled implements relay.Owner: no request follows, so what would inspect it may go.
 func (r *relayed) Tunnelled() {
 	r.is(relayStream)
-	r.origin, r.base = nil, nil
+	r.origin, r.base = origin{ends: r.origin.ends}, nil
 }
 
 // Dropped implements relay.Owner.

@@ -56,17 +56,17 @@ func innermost(cx *layer4.Connection) net.Conn {
 // left there is not passed on: that matcher keeps its request for the life of a connection,
 // so a second request would be matched as the first one.
 func (o *origin) fork(conn net.Conn, pending []byte) *layer4.Connection {
-	forked := layer4.WrapConnection(conn, pending, o.logger)
+	forked := layer4.WrapConnection(conn, pending, o.log())
 
 	vars := variablesOf(forked)
-	for key, value := range o.vars {
+	for key, value := range o.variables() {
 		if key != stockHTTPRequestVar {
 			vars[key] = value
 		}
 	}
 
-	repl, inherited := forked.Replacer(), o.placeholders
-	if started, ok := inherited.get(layer4.ConnWrapTimeReplKey); ok {
+	repl, inherited := forked.Replacer(), o.placeholders()
+	if started, ok := inherited(layer4.ConnWrapTimeReplKey); ok {
 		repl.Set(layer4.ConnWrapTimeReplKey, started)
 	}
 	repl.Map(func(key string) (any, bool) {
@@ -78,17 +78,17 @@ func (o *origin) fork(conn net.Conn, pending []byte) *layer4.Connection {
 		if strings.HasPrefix(key, stockHTTPReplPrefix) {
 			return nil, false
 		}
-		return inherited.get(key)
+		return inherited(key)
 	})
 
-	ctx := context.WithValue(o.context, layer4.VarsCtxKey, vars)
+	ctx := context.WithValue(o.context(), layer4.VarsCtxKey, vars)
 	forked.Context = context.WithValue(ctx, layer4.ReplacerCtxKey, repl)
 	return forked
 }
 
 // forkOf returns a fork of cx.
 func forkOf(cx *layer4.Connection, conn net.Conn, pending []byte) *layer4.Connection {
-	o := originOf(cx)
+	o := origin{parent: cx}
 	return o.fork(conn, pending)
 }
 

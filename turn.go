@@ -13,7 +13,7 @@ import (
 // that waits for one keeps no more, so it is small.
 type continuation struct {
 	inspect *Inspect // the outermost one: what handlers do is for one request
-	origin  *origin  // the connection as that inspect was given it
+	origin  origin   // the connection as that inspect was given it
 }
 
 // lean returns the continuation for a connection that waits.

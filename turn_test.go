@@ -21,8 +21,8 @@ import (
 func continuationOf(t *testing.T, routes string) continuation {
 	t.Helper()
 	h := loadHandler(t, "inspect", `{"routes":[`+routes+`]}`).(*Inspect)
-	o := originOf(layer4.WrapConnection(clientConn{}, nil, zap.NewNop()))
-	return continuation{h, &o}
+	cx := layer4.WrapConnection(clientConn{}, nil, zap.NewNop())
+	return continuation{h, origin{parent: cx}}
 }
 
 const (
@@ -112,13 +112,13 @@ func TestLookTLS(t *testing.T) {
 		origin origin
 		want   int
 	}{
-		{"none", *c.origin, 1},
-		{"before a listener wrapper", originOf(wrapper), 0},
-		{"… seen through a handler's connection", originOf(layer4.WrapConnection(wrapper, nil, zap.NewNop())), 0},
-		{"by a handler", originOf(handler), 0},
+		{"none", c.origin, 1},
+		{"before a listener wrapper", origin{parent: wrapper}, 0},
+		{"… seen through a handler's connection", origin{parent: layer4.WrapConnection(wrapper, nil, zap.NewNop())}, 0},
+		{"by a handler", origin{parent: handler}, 0},
 	} {
 		head := []byte("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-		in, sure := continuation{c.inspect, &test.origin}.lean().look(head)
+		in, sure := continuation{c.inspect, test.origin}.lean().look(head)
 		if !sure || in.route != test.want {
 			t.Errorf("%s: got the route %d (sure: %v), want %d", test.name, in.route, sure, test.want)
 		}
@@ -147,8 +147,8 @@ func TestWaits(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := loadHandler(t, "inspect", `{`+test.options+`"timeout":"1h","routes":[`+chatRoute+lastRoute+`]}`).(*Inspect)
-			o := originOf(layer4.WrapConnection(clientConn{}, nil, zap.NewNop()))
-			c := continuation{h, &o}
+			cx := layer4.WrapConnection(clientConn{}, nil, zap.NewNop())
+			c := continuation{h, origin{parent: cx}}
 			for _, owner := range []relay.Owner{&relayed{relay: new(Relay), continuation: c}, &parked{c}} {
 				before := time.Now()
 				got := owner.Next([]byte(test.in), false)
@@ -167,8 +167,8 @@ func TestWaits(t *testing.T) {
 // its beginning: a head that is due by now is answered, though timeout is long.
 func TestWaitedInVain(t *testing.T) {
 	h := loadHandler(t, "inspect", `{"timeout":"1h","routes":[`+chatRoute+lastRoute+`]}`).(*Inspect)
-	o := originOf(layer4.WrapConnection(clientConn{}, nil, zap.NewNop()))
-	c := continuation{h, &o}
+	cx := layer4.WrapConnection(clientConn{}, nil, zap.NewNop())
+	c := continuation{h, origin{parent: cx}}
 	for _, detached := range []bool{true, false} {
 		for _, owner := range []relay.Owner{&relayed{relay: new(Relay), continuation: c, detached: detached}, &parked{c}} {
 			client, server := net.Pipe()

@@ -316,9 +316,9 @@ func TestParkedReloads(t *testing.T) {
 	t.Logf("%d answers, %d connections closed before a request", answered.Load(), again.Load())
 }
 
-// memoryOf returns the bytes in use on the heap and the stacks of the Caddy with that admin
+// memoryOf returns the bytes in use on the heap and for the stacks of the Caddy with that admin
 // address.
-func memoryOf(t *testing.T, admin string) (bytes int64) {
+func memoryOf(t *testing.T, admin string) (heap, stacks int64) {
 	t.Helper()
 	for range 6 { // what pools held goes with the second collection, what has a finalizer later
 		response, err := http.Get("http://" + admin + "/debug/pprof/heap?gc=1&debug=1")
@@ -330,19 +330,18 @@ func memoryOf(t *testing.T, admin string) (bytes int64) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		bytes = 0
-		for _, in := range memoryIn.FindAllStringSubmatch(string(profile), -1) {
-			n, _ := strconv.ParseInt(in[1], 10, 64)
-			bytes += n
+		for name, n := range map[string]*int64{"HeapAlloc": &heap, "Stack": &stacks} {
+			_, rest, _ := strings.Cut(string(profile), "\n# "+name+" = ")
+			if _, err := fmt.Sscan(rest, n); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
 		}
 	}
-	return bytes
+	return heap, stacks
 }
 
-var memoryIn = regexp.MustCompile(`(?m)^# (?:HeapAlloc|Stack) = (\d+)`)
-
-// TestParkedShutdown: a parked connection has little memory. A process that is told to stop
-// closes parked ones at once, and not after its grace period, for which it waits for a request.
+// TestParkedShutdown: a process that is told to stop closes parked connections at once, and not
+// after its grace period, for which it waits for a request.
 func TestParkedShutdown(t *testing.T) {
 	parksHere(t)
 	caddy := buildCaddy(t)
@@ -379,17 +378,8 @@ func TestParkedShutdown(t *testing.T) {
 	parked := func() {
 		eventually(t, "parked connections", func() bool { return goroutinesIn(t, admin, waitsInHandler, waitsInServer) == 0 })
 	}
-	const n, most = 1000, 12 << 10 // with the server it is twice as much
-	connections(t, address, 10)
+	clients := connections(t, address, 100)
 	parked()
-	before := memoryOf(t, admin)
-	clients := connections(t, address, n)
-	parked()
-	each := (memoryOf(t, admin) - before) / n
-	t.Logf("%d bytes for each", each)
-	if each > most {
-		t.Errorf("a parked connection has %d bytes", each)
-	}
 	busy := newScript(t, address)
 	busy.get("/slow")
 	select {

@@ -94,6 +94,9 @@ func TestEventIdle(t *testing.T) {
 	if got := unsafe.Sizeof(pair{}); got > 400 {
 		t.Errorf("record: got %d bytes, want at most 400", got)
 	}
+	if got := unsafe.Sizeof(session{}); got > 192 {
+		t.Errorf("what a session has besides: got %d bytes, want at most 192", got)
+	}
 
 	now, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -248,21 +248,36 @@ func (p *Pool) Choose(client *Client, excluded ...*Server) (*Reservation, error)
 // request on a connection that was kept. It reports false if the server is not available, or
 // if the policy looks at requests and names another one for this.
 func (p *Pool) Again(to *Server, client *Client) (*Reservation, bool) {
-	if p.PerRequest() {
-		r, err := p.Choose(client)
-		if err != nil {
-			return nil, false
-		}
-		if r.Server != to {
-			r.Release()
-			return nil, false
-		}
-		return r, true
-	}
-	if !to.available() || !to.peer.acquire(to.maxConnections) {
+	if !p.again(to, client) {
 		return nil, false
 	}
 	return &Reservation{Server: to}, true
+}
+
+// again takes the place that Again reserves.
+func (p *Pool) again(to *Server, client *Client) bool {
+	if !p.PerRequest() {
+		return to.available() && to.peer.acquire(to.maxConnections)
+	}
+	r, err := p.Choose(client)
+	if err != nil {
+		return false
+	}
+	if r.Server != to {
+		r.Release()
+		return false
+	}
+	return true // the place of r, which nobody else releases
+}
+
+// Renew is Again for the server of a reservation that has been released: the reservation then
+// counts once more.
+func (p *Pool) Renew(r *Reservation, client *Client) bool {
+	if !p.again(r.Server, client) {
+		return false
+	}
+	r.released.Store(false)
+	return true
 }
 
 // PerRequest reports whether which server is chosen may depend on the request, not on the
@@ -330,10 +345,17 @@ type Reservation struct {
 	released atomic.Bool
 }
 
-// Release gives the place back. Calls after the first one do nothing, nor do those of a nil
-// Reservation.
+// TakeOver makes r, which has no place, the reservation that other was. Releasing other does
+// nothing any more.
+func (r *Reservation) TakeOver(other *Reservation) {
+	r.Server = other.Server
+	r.released.Store(!other.released.CompareAndSwap(false, true))
+}
+
+// Release gives the place back. Calls after the first one do nothing, nor do those of a nil or
+// a zero Reservation.
 func (r *Reservation) Release() {
-	if r != nil && r.released.CompareAndSwap(false, true) {
+	if r != nil && r.Server != nil && r.released.CompareAndSwap(false, true) {
 		r.peer.release()
 	}
 }

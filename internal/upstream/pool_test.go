@@ -180,24 +180,33 @@ func TestAgain(t *testing.T) {
 		{name: "down", policy: new(l4proxy.FirstSelection), down: true},
 		{name: "down, by request", policy: &byKey{0}, down: true},
 	} {
-		p := newTestPool(t, Options{Servers: servers(), Selector: test.policy})
-		if test.full {
-			p.servers[0].peer.acquire(1)
-		}
-		p.servers[0].peer.down.Store(test.down)
-		before := places(p)
-		to, ok := p.Again(p.servers[0], client)
-		if ok != test.want {
-			t.Errorf("%s: got %v, want %v", test.name, ok, test.want)
-		}
-		if ok {
-			if after := places(p); to.Server != p.servers[0] || after != [2]int64{1, 0} {
-				t.Errorf("%s: got %v, places %v, want the first server and its place", test.name, to.Server, after)
+		for way, again := range map[string]func(*Pool) (*Reservation, bool){
+			"again": func(p *Pool) (*Reservation, bool) { return p.Again(p.servers[0], client) },
+			"renewed": func(p *Pool) (*Reservation, bool) {
+				released := &Reservation{Server: p.servers[0]}
+				released.released.Store(true)
+				return released, p.Renew(released, client)
+			},
+		} {
+			p := newTestPool(t, Options{Servers: servers(), Selector: test.policy})
+			if test.full {
+				p.servers[0].peer.acquire(1)
 			}
-			to.Release()
-		}
-		if after := places(p); after != before {
-			t.Errorf("%s: places %v, want %v", test.name, after, before)
+			p.servers[0].peer.down.Store(test.down)
+			before := places(p)
+			to, ok := again(p)
+			if ok != test.want {
+				t.Errorf("%s, %s: got %v, want %v", test.name, way, ok, test.want)
+			}
+			if ok {
+				if after := places(p); to.Server != p.servers[0] || after != [2]int64{1, 0} {
+					t.Errorf("%s, %s: got %v, places %v, want the first server and its place", test.name, way, to.Server, after)
+				}
+			}
+			to.Release() // nothing, if there is no place
+			if after := places(p); after != before {
+				t.Errorf("%s, %s: places %v, want %v", test.name, way, after, before)
+			}
 		}
 	}
 }
