@@ -49,12 +49,11 @@ type exitListener struct{ net.Listener }
 
 // Close implements net.Listener.
 func (l exitListener) Close() error {
-	err := l.Listener.Close()
 	if caddy.Exiting() {
 		network.Finish()
-		retireParked()
+		retireParked() // first: no request of theirs finds that nobody listens
 	}
-	return err
+	return l.Listener.Close()
 }
 
 // joinAddr returns the address of a listener on the virtual network, such as "web:80".

@@ -111,6 +111,9 @@ func TestParkedScarce(t *testing.T) {
 			c.get("/ /", "ok", "ok")
 		}
 		time.Sleep(600 * time.Millisecond) // more than is needed to park
+		if n := waiting(); n != spare {
+			t.Errorf("%d connections are with the server, want %d", n, spare)
+		}
 	}
 	for _, conn := range silent {
 		conn.Close()
