@@ -89,8 +89,9 @@ func TestParkedSocketOptions(t *testing.T) {
 func TestParkedScarce(t *testing.T) {
 	parksHere(t)
 	const limit, spare = 512, 40
-	address, admin := freeport.Address(t), freeport.Address(t)
-	pid, _ := runLimited(t, buildCaddy(t), parkSite(address, "admin "+admin, "", "park 300ms", "respond ok"), limit)
+	address, direct, admin := freeport.Address(t), freeport.Address(t), freeport.Address(t)
+	pid, _ := runLimited(t, buildCaddy(t), parkSite(address, "admin "+admin, "timeout 5m", "park 300ms", "respond ok")+
+		"\nhttp://"+direct+" {\nrespond ok\n}\n", limit)
 	waiting := func() int { return goroutinesIn(t, admin, waitsInServer) }
 	clients := connections(t, address, spare)
 	eventually(t, "parked connections", func() bool { return waiting() == 0 })
@@ -103,9 +104,11 @@ func TestParkedScarce(t *testing.T) {
 		_, err := conn.Read(make([]byte, 1))
 		reset = isReset(err)
 	}
-	if open := descriptorsOf(t, pid); open < limit/2 {
-		t.Fatalf("%d descriptors are open", open)
+	// Caddy's own listener takes more, which nobody refuses: now one that is closed is no room.
+	for range spare {
+		silent = append(silent, dial(t, direct))
 	}
+	eventually(t, "scarcity", func() bool { return descriptorsOf(t, pid) >= limit/2+spare/2 })
 	for range 3 {
 		for _, c := range clients {
 			c.get("/ /", "ok", "ok")
