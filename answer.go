@@ -85,20 +85,19 @@ func (r response) has(name string) bool {
 	return slices.ContainsFunc(r.fields, func(f fieldEdit) bool { return strings.EqualFold(f.name, name) })
 }
 
-// refuse gives the client of a stream that no route took the answer that its
-// outcome calls for.
-func (in *inspection) refuse() {
+// refusalStatus returns the status that the outcome of a stream calls for which no route
+// took, or 0: bytes that cannot be HTTP get no answer.
+func (in *inspection) refusalStatus() (status int) {
 	switch {
-	case in.Outcome() == opening.HTTP2:
-		goAway(in.conn)
-	case !in.PartialHTTP():
+	case in.Outcome() == opening.HTTP2, !in.PartialHTTP():
 	case in.Outcome() == opening.Malformed:
-		in.answer(http.StatusBadRequest)
+		return http.StatusBadRequest
 	case in.Outcome() == opening.TooLarge:
-		in.answer(http.StatusRequestHeaderFieldsTooLarge)
+		return http.StatusRequestHeaderFieldsTooLarge
 	case in.Outcome() == opening.Timeout:
-		in.answer(http.StatusRequestTimeout)
+		return http.StatusRequestTimeout
 	}
+	return 0
 }
 
 // answer answers the request with no more than a status.

@@ -143,12 +143,18 @@ func findingsOf(ctx caddy.Context) (*findings, error) {
 		return found, nil
 	}
 	if before, looked := lookOnce(ctx, module, found); looked {
-		return before.(*findings), nil
+		found = before.(*findings)
+		found.places.enter(ctx, module)
+		return found, nil
 	}
+	var err error
 	if app, ok := module.(*layer4.App); ok {
-		return found, checkLayer4App(ctx, app, found)
+		err = checkLayer4App(ctx, app, found)
+	} else {
+		err = checkHTTPApp(ctx, module.(*caddyhttp.App), found)
 	}
-	return found, checkHTTPApp(ctx, module.(*caddyhttp.App))
+	found.places.enter(ctx, module)
+	return found, err
 }
 
 // checkLayer4App looks at the servers of the layer4 app.
@@ -171,6 +177,7 @@ func checkLayer4App(ctx caddy.Context, app *layer4.App, found *findings) error {
 			return fmt.Errorf("server %s, %w", name, err)
 		}
 		checkers = append(checkers, c)
+		found.places.add(name, server.Listen, c.routes, false)
 	}
 	// An error of the HTTP app is for Caddy to report.
 	var http *caddyhttp.App
@@ -191,7 +198,7 @@ func checkLayer4App(ctx caddy.Context, app *layer4.App, found *findings) error {
 }
 
 // checkHTTPApp looks at the layer4 listener wrappers of the HTTP app.
-func checkHTTPApp(ctx caddy.Context, app *caddyhttp.App) error {
+func checkHTTPApp(ctx caddy.Context, app *caddyhttp.App, found *findings) error {
 	delivered := make(map[string][]string) // by server, what its http_app handlers name
 	for _, name := range sortedKeys(app.Servers) {
 		server := app.Servers[name]
@@ -219,6 +226,7 @@ func checkHTTPApp(ctx caddy.Context, app *caddyhttp.App) error {
 				}
 			}
 			c.checkNames(app)
+			found.places.add(name, server.Listen, c.routes, wrapper.beforeTLS)
 		}
 	}
 	if err := checkHandOvers(app, delivered); err != nil {

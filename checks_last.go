@@ -20,9 +20,13 @@ type findings struct {
 	// hidden is true if there is an inspect among the handlers of a module that is not
 	// known here.
 	hidden bool
+
+	places places
 }
 
-func newFindings() *findings { return &findings{last: make(map[string]bool)} }
+func newFindings() *findings {
+	return &findings{last: make(map[string]bool), places: make(places)}
+}
 
 // note notes what a handler is told about its place. Nothing is noted of those in a listener
 // wrapper, whose server follows: there f is nil.

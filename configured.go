@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/mholt/caddy-l4/layer4"
 )
 
 // What the checks look at: the routes of layer4 as configured. The JSON is read leniently:
@@ -56,6 +57,7 @@ type configHandler struct {
 	inner *routeList // of inspect, subroute and tee
 	route *configRoute
 	index int
+	live  layer4.NextHandler // of this package, once it is being provisioned; else nil
 }
 
 // configUpstream is an upstream of relay.

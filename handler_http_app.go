@@ -353,21 +353,41 @@ func serveNext(successor *inspection) {
 	}
 }
 
-// reuse returns how the connection is used.
+// reuse returns how the connection is used, and says once if nobody could route its later
+// requests.
 func (h *HTTPApp) reuse(a *arrival) reuse {
-	reuse, _ := parseReuse(h.Reuse, reuseReinspect) // checked by Provision
+	reuse, unrouted := h.reuseOf(a)
+	if unrouted {
+		h.unrouted.log(h.logger, h.Reuse)
+	}
+	return reuse
+}
+
+// reuseOf returns how the connection is used. unrouted says that no route of inspect has
+// brought it, so that nobody could route its later requests.
+func (h *HTTPApp) reuseOf(a *arrival) (reuse reuse, unrouted bool) {
+	reuse, _ = parseReuse(h.Reuse, reuseReinspect) // checked by Provision
 	switch {
 	case reuse == reusePin:
 	case !a.in.routed():
-		h.unrouted.log(h.logger, h.Reuse)
-		return reusePin
+		return reusePin, true
 	case a.in.Outcome() != opening.HTTP, a.in.Head.Options().LineOnly:
-		return reusePin
+		return reusePin, false
 	case reuse == reuseReinspect && !throttles(a.conn, a.base):
 		// The next request is read from base, and a wrapper may hold a part of it.
-		return reuseClose
+		return reuseClose, false
 	}
-	return reuse
+	return reuse, false
+}
+
+// withHead returns data as the HTTP server gets them, which begin with the head of in, and
+// the length of the head in them: with reuseClose it asks the server to close.
+func (r reuse) withHead(in *inspection, data []byte) (delivered []byte, headLen int) {
+	if r != reuseClose {
+		return data, in.Head.Len
+	}
+	head := in.Head.WithClose(in.Data())
+	return append(head, data[in.Head.Len:]...), len(head)
 }
 
 // parkingOf returns what parks the connection when it is idle, or nil.
@@ -390,12 +410,7 @@ func (a *arrival) hand(reuse reuse, park *parking, record *account.Record, ended
 		c.account(record)
 		return c
 	}
-	pending, headLen := a.pending, a.in.Head.Len
-	if reuse == reuseClose {
-		head := a.in.Head.WithClose(a.in.Data())
-		pending = append(head, pending[headLen:]...)
-		headLen = len(head)
-	}
+	pending, headLen := reuse.withHead(a.in, a.pending)
 	c := newReinspectConn(a.in, a.conn, a.base, pending, headLen, reuse == reuseClose, ended)
 	c.parking, c.counts = park, a.counts
 	return c
@@ -418,15 +433,21 @@ func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
 	if a.in.turn.later {
 		return nil
 	}
-	if !a.in.inspect.Routes[a.in.route].inPlace {
-		// The handlers of the route run for each request, and each could only lead here.
-		reuse = reuseClose
-	}
+	reuse = a.inWrapper(reuse)
 	stream := forkOf(a.cx, a.conn, nil)
 	setTLSState(stream)
 	stream.Conn = a.hand(reuse, nil, h.account(a, ""), serveNext)
 	a.counts.begins(appConnection)
 	return next.Handle(stream)
+}
+
+// inWrapper returns how a connection that is routed is used by the wrapped server.
+func (a *arrival) inWrapper(reuse reuse) reuse {
+	if !a.in.inspect.Routes[a.in.route].inPlace {
+		// The handlers of the route run for each request, and each could only lead here.
+		return reuseClose
+	}
+	return reuse
 }
 
 // Interface guards

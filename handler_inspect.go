@@ -276,34 +276,63 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 	if h.last {
 		next = notFound{next}
 	}
-	switch {
-	case in.failure != nil:
+	if in.failure != nil {
 		in.turn.failAccount("matcher_failed", in.failure)
-		refusedMatcher.count()
-		if in.Outcome() == opening.HTTP {
-			in.answer(http.StatusBadRequest)
-		}
-		return nil
-	case in.route >= 0:
+	}
+	fate, why, status := in.fate()
+	switch fate {
+	case fateRoute:
 		return h.Routes[in.route].handle(in.stream(), next)
-	case in.isConnect():
-		refusedConnect.count()
-		in.answer(http.StatusNotImplemented)
-		return nil
-	case in.Outcome().Passes():
+	case fatePasses:
 		return next.Handle(in.stream())
+	}
+	why.count()
+	switch {
+	case status != 0:
+		in.answer(status)
+	case in.Outcome() == opening.HTTP2 && in.failure == nil:
+		goAway(in.conn)
+	}
+	return nil
+}
+
+// fate is what becomes of an inspected connection.
+type fate uint8
+
+const (
+	fateRoute  fate = iota // its route gets it
+	fatePasses             // the handler after inspect gets it
+	fateEnds               // nobody gets it
+)
+
+// fate returns what becomes of the inspected connection; if it ends, with why, and the status
+// that the client is told. Without one it is closed, after a GOAWAY if it is HTTP/2.
+func (in *inspection) fate() (f fate, why refusal, status int) {
+	switch {
+	case in.failure != nil && in.Outcome() == opening.HTTP:
+		return fateEnds, refusedMatcher, http.StatusBadRequest
+	case in.failure != nil:
+		return fateEnds, refusedMatcher, 0
+	case in.route >= 0:
+		return fateRoute, 0, 0
+	case in.isConnect():
+		return fateEnds, refusedConnect, http.StatusNotImplemented
+	case in.Outcome().Passes():
+		return fatePasses, 0, 0
 	default:
-		refusalOf(in.Outcome()).count()
-		in.refuse()
-		return nil
+		return fateEnds, refusalOf(in.Outcome()), in.refusalStatus()
 	}
 }
 
 // choose returns the index of the route that takes the inspected connection, or -1. An
-// error is errClientGone or a *matchError.
-func (h *Inspect) choose(in *inspection) (int, error) {
+// error is errClientGone or a *matchError. asked is told what each route answers; it may be
+// nil.
+func (h *Inspect) choose(in *inspection, asked func(route int, matched bool, err error)) (int, error) {
 	for i := 0; i < len(h.Routes); {
 		matched, err := h.Routes[i].match(in)
+		if asked != nil {
+			asked(i, matched, err)
+		}
 		switch {
 		case errors.Is(err, layer4.ErrConsumedAllPrefetchedBytes):
 			// The same route again: with more bytes, or knowing that none will come.
@@ -325,7 +354,7 @@ func (h *Inspect) choose(in *inspection) (int, error) {
 // matcher needs one: then the route is not known.
 func (h *Inspect) chooseByHead(in *inspection) bool {
 	var err error
-	in.route, err = h.choose(in)
+	in.route, err = h.choose(in, nil)
 	return err == nil
 }
 

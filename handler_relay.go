@@ -385,7 +385,10 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	began := time.Now()
 
 	var request exchange.Request
-	reuse := h.reuse(in, conn)
+	reuse, unrouted := h.reuse(in, conn)
+	if unrouted {
+		h.unrouted.log(h.logger, h.Reuse)
+	}
 	if reuse != reusePin {
 		var err error
 		if request, err = h.request(in, reuse == reuseReinspect); err != nil {
@@ -461,27 +464,27 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	return nil
 }
 
-// reuse returns what becomes of later requests on conn, the connection of a client.
-func (h *Relay) reuse(in *inspection, conn net.Conn) reuse {
+// reuse returns what becomes of later requests on conn, the connection of a client. unrouted
+// says that no route of inspect has brought it, so that nobody could route them.
+func (h *Relay) reuse(in *inspection, conn net.Conn) (reuse reuse, unrouted bool) {
 	byDefault := reuseReinspect
 	if h.wrapped {
 		// A request for the wrapped server could not get there any more.
 		byDefault = reuseClose
 	}
-	reuse, _ := parseReuse(h.Reuse, byDefault) // checked by Provision
+	reuse, _ = parseReuse(h.Reuse, byDefault) // checked by Provision
 	switch {
 	case reuse == reusePin:
 	case !in.routed():
-		h.unrouted.log(h.logger, h.Reuse)
-		return reusePin
+		return reusePin, true
 	case in.Outcome() != opening.HTTP, in.Head.Options().LineOnly:
-		return reusePin
+		return reusePin, false
 	case reuse == reuseReinspect && !throttles(conn, in.turn.conn):
 		// The next request is read from the connection as inspect has it, and a wrapper may
 		// hold a part of it.
-		return reuseClose
+		return reuseClose, false
 	}
-	return reuse
+	return reuse, false
 }
 
 // request returns the request as the engine carries it out. keep says that the upstream's

@@ -99,18 +99,27 @@ func (h *HTTPRespond) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		h.logger.Debug("closing a stream that is no request", zap.Stringer("remote", cx.RemoteAddr()), zap.Stringer("outcome", in.Outcome()))
 		return nil
 	}
-	r, err := h.response(cx.Replacer())
+	r, err := h.responseTo(in, cx.Replacer())
 	if err != nil {
 		h.logger.Debug("request would break its response", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
-		r = statusOnly(http.StatusBadRequest)
-	}
-	if in.isConnect() && r.status < 300 {
-		r = statusOnly(http.StatusNotImplemented) // the client would take what follows for a tunnel
 	}
 	_, conn := drain(cx)
 	in.turn.record.Change(func(s *account.Summary) { s.Destination = toRespond })
 	in.respond(conn, r)
 	return nil
+}
+
+// responseTo returns the response to the request. An error says why that is not the one
+// which is configured.
+func (h *HTTPRespond) responseTo(in *inspection, repl *caddy.Replacer) (response, error) {
+	r, err := h.response(repl)
+	switch {
+	case err != nil:
+		r = statusOnly(http.StatusBadRequest)
+	case in.isConnect() && r.status < 300:
+		r = statusOnly(http.StatusNotImplemented) // the client would take what follows for a tunnel
+	}
+	return r, err
 }
 
 // response returns the response for the connection with these placeholders. An error

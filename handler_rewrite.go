@@ -177,19 +177,27 @@ func (h *RewriteHead) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		h.closing.refusal(h.logger, "closing a stream on which inspect has read no request head for rewrite_head to edit")
 		return nil
 	}
-	head, err := h.edit(in, cx.Replacer())
-	pending, conn := drain(cx)
+	edited, conn, err := h.rewrite(cx, in)
 	if err == nil {
-		// Matchers since inspect may have read on: pending is what it saw and more.
-		var edited *inspection
-		if edited, err = in.rewritten(&origin{parent: cx}, conn, append(head, pending[in.Head.Len:]...)); err == nil {
-			return next.Handle(edited.stream())
-		}
+		return next.Handle(edited.stream())
 	}
 	h.logger.Debug("request head refused after its edits", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 	refusedRewrite.count()
 	in.respond(conn, statusOnly(http.StatusBadRequest))
 	return nil
+}
+
+// rewrite drains cx and returns the inspection of the edited request, and the connection
+// beneath. An error says why the request cannot be edited so.
+func (h *RewriteHead) rewrite(cx *layer4.Connection, in *inspection) (edited *inspection, conn net.Conn, err error) {
+	head, err := h.edit(in, cx.Replacer())
+	pending, conn := drain(cx)
+	if err != nil {
+		return nil, conn, err
+	}
+	// Matchers since inspect may have read on: pending is what it saw and more.
+	edited, err = in.rewritten(&origin{parent: cx}, conn, append(head, pending[in.Head.Len:]...))
+	return edited, conn, err
 }
 
 // looksPast implements headEditor.

@@ -196,7 +196,7 @@ func (in *inspection) more() error {
 // decide chooses the route, unless that is done.
 func (in *inspection) decide() {
 	if !in.decided {
-		in.route, in.failure = in.inspect.choose(in)
+		in.route, in.failure = in.inspect.choose(in, nil)
 		in.decided = true
 		in.count()
 		in.inspect.logDecision(in)

@@ -46,6 +46,9 @@ func (s *HeaderSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connectio
 	return selectByHead(s, pool, cx)
 }
 
+// Certain implements upstream.Hasher.
+func (s *HeaderSelection) Certain(cx *layer4.Connection) bool { return headValue(s, cx) != "" }
+
 // value implements headPolicy.
 func (s *HeaderSelection) value(in *inspection) string {
 	if strings.EqualFold(s.Field, "Host") {
@@ -82,6 +85,9 @@ func (s *CookieSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connectio
 	return selectByHead(s, pool, cx)
 }
 
+// Certain implements upstream.Hasher.
+func (s *CookieSelection) Certain(cx *layer4.Connection) bool { return headValue(s, cx) != "" }
+
 // value implements headPolicy.
 func (s *CookieSelection) value(in *inspection) string {
 	request := http.Request{Header: http.Header{"Cookie": {fieldValues(in.Data(), &in.Head, "Cookie", "; ")}}}
@@ -109,6 +115,9 @@ func (s *URIHashSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connecti
 	return selectByHead(s, pool, cx)
 }
 
+// Certain implements upstream.Hasher.
+func (s *URIHashSelection) Certain(cx *layer4.Connection) bool { return headValue(s, cx) != "" }
+
 // value implements headPolicy.
 func (*URIHashSelection) value(in *inspection) string { return string(in.Head.Target.Of(in.Data())) }
 
@@ -121,11 +130,15 @@ type headPolicy interface {
 
 // selectByHead implements l4proxy.Selector for p.
 func selectByHead(p headPolicy, pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
-	var value string
+	return upstream.SelectByHash(headValue(p, cx), pool, cx)
+}
+
+// headValue returns what p chooses the upstream of the connection by, or "": at random.
+func headValue(p headPolicy, cx *layer4.Connection) string {
 	if in := relayedInspection(cx); in != nil && in.Outcome() == opening.HTTP {
-		value = p.value(in)
+		return p.value(in)
 	}
-	return upstream.SelectByHash(value, pool, cx)
+	return ""
 }
 
 // relayedKey is the context key under which relay keeps the *inspection for policies. They
@@ -154,6 +167,9 @@ var (
 	_ caddyfile.Unmarshaler = (*HeaderSelection)(nil)
 	_ caddyfile.Unmarshaler = (*CookieSelection)(nil)
 	_ caddyfile.Unmarshaler = (*URIHashSelection)(nil)
+	_ upstream.Hasher       = (*HeaderSelection)(nil)
+	_ upstream.Hasher       = (*CookieSelection)(nil)
+	_ upstream.Hasher       = (*URIHashSelection)(nil)
 	_ l4proxy.Selector      = (*HeaderSelection)(nil)
 	_ l4proxy.Selector      = (*CookieSelection)(nil)
 	_ l4proxy.Selector      = (*URIHashSelection)(nil)

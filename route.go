@@ -201,11 +201,7 @@ func (r *Route) match(in *inspection) (bool, error) {
 }
 
 func (s *matcherSet) match(in *inspection) (bool, error) {
-	named := s.names(in.Outcome())
-	switch {
-	case s.inspected != nil && !named,
-		!named && !in.Outcome().ByDefault() && in.Outcome() != opening.Other,
-		in.isConnect() && !s.request:
+	if s.excludes(in) != "" {
 		return false, nil
 	}
 	for i := range s.matchers {
@@ -225,7 +221,20 @@ func (s *matcherSet) match(in *inspection) (bool, error) {
 			return false, nil
 		}
 	}
-	return named || in.Outcome().ByDefault() || s.reads(in), nil
+	return s.names(in.Outcome()) || in.Outcome().ByDefault() || s.reads(in), nil
+}
+
+// excludes returns why the set does not match whatever its matchers would answer, or "".
+func (s *matcherSet) excludes(in *inspection) (why string) {
+	switch named := s.names(in.Outcome()); {
+	case s.inspected != nil && !named:
+		return "the outcome is another one"
+	case !named && !in.Outcome().ByDefault() && in.Outcome() != opening.Other:
+		return "only a set that names this outcome with inspected gets it"
+	case in.isConnect() && !s.request:
+		return "only http_request that names the method gets CONNECT"
+	}
+	return ""
 }
 
 // reads reports whether one of the matchers, all of which match, depends on the bytes: it

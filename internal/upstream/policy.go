@@ -3,10 +3,13 @@ package upstream
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
+	"math"
 	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
@@ -16,6 +19,10 @@ import (
 type policy interface {
 	// choose returns one of the servers, which are at least one and all available.
 	choose(among []*Server, client *layer4.Connection) *Server
+
+	// would returns those of the servers of which choose would return one, and changes
+	// nothing.
+	would(among []*Server, client *layer4.Connection) []*Server
 }
 
 // newPolicy returns the policy of a selector of caddy-l4's proxy. Those that count streams,
@@ -29,6 +36,8 @@ func newPolicy(selector l4proxy.Selector) policy {
 		return leastConn{}
 	case *l4proxy.RandomChoiceSelection:
 		return randomChoice{selector.Choose}
+	case *l4proxy.RoundRobinSelection:
+		return new(roundRobin)
 	case *l4proxy.WeightedRoundRobinSelection:
 		return &weightedRoundRobin{current: make(map[*Server]int)}
 	default:
@@ -47,6 +56,13 @@ func perRequest(selector l4proxy.Selector) bool {
 	return true
 }
 
+// Hasher is a selector without state, whose choice is certain for some connections and
+// random for the others.
+type Hasher interface {
+	l4proxy.Selector
+	Certain(client *layer4.Connection) bool
+}
+
 // selectorPolicy chooses as the selector does.
 type selectorPolicy struct{ selector l4proxy.Selector }
 
@@ -59,11 +75,55 @@ func (p selectorPolicy) choose(among []*Server, client *layer4.Connection) *Serv
 	return among[max(slices.Index(pool, chosen), 0)]
 }
 
+// would implements policy. A selector of another plugin may count how often it is asked, so
+// it is not asked.
+func (p selectorPolicy) would(among []*Server, client *layer4.Connection) []*Server {
+	certain := false
+	switch selector := p.selector.(type) {
+	case *l4proxy.FirstSelection, *l4proxy.IPHashSelection:
+		certain = true
+	case Hasher:
+		certain = selector.Certain(client)
+	}
+	if !certain {
+		return among
+	}
+	return []*Server{p.choose(among, client)}
+}
+
+// isForeign reports whether the selector is another plugin's.
+func (p selectorPolicy) isForeign() bool {
+	switch p.selector.(type) {
+	case *l4proxy.RandomSelection, *l4proxy.FirstSelection, *l4proxy.IPHashSelection, Hasher:
+		return false
+	}
+	return true
+}
+
+// roundRobin chooses in turn, and begins with the second one, as caddy-l4's proxy does.
+type roundRobin struct{ turn atomic.Uint32 }
+
+func (p *roundRobin) choose(among []*Server, _ *layer4.Connection) *Server {
+	return among[p.turn.Add(1)%uint32(len(among))]
+}
+
+func (p *roundRobin) would(among []*Server, _ *layer4.Connection) []*Server {
+	return []*Server{among[(p.turn.Load()+1)%uint32(len(among))]}
+}
+
 // leastConn chooses the server with the fewest streams, among equals at random.
 type leastConn struct{}
 
 func (leastConn) choose(among []*Server, _ *layer4.Connection) *Server {
 	return fewestStreams(among)
+}
+
+func (leastConn) would(among []*Server, _ *layer4.Connection) []*Server {
+	fewest := int64(math.MaxInt64)
+	for _, s := range among {
+		fewest = min(fewest, s.peer.taken.Load())
+	}
+	return slices.DeleteFunc(slices.Clone(among), func(s *Server) bool { return s.peer.taken.Load() > fewest })
 }
 
 func fewestStreams(among []*Server) *Server {
@@ -93,6 +153,13 @@ func (p randomChoice) choose(among []*Server, _ *layer4.Connection) *Server {
 	return fewestStreams(picked[:min(p.number, len(picked))])
 }
 
+func (p randomChoice) would(among []*Server, client *layer4.Connection) []*Server {
+	if p.number >= len(among) {
+		return leastConn{}.would(among, client)
+	}
+	return among
+}
+
 // weightedRoundRobin chooses in turn, in proportion to weight, as smoothly as nginx's
 // algorithm of that name: each server gains its weight, the highest is chosen and pays the
 // total.
@@ -104,17 +171,28 @@ type weightedRoundRobin struct {
 func (p *weightedRoundRobin) choose(among []*Server, _ *layer4.Connection) *Server {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return weighted(p.current, among)
+}
+
+func (p *weightedRoundRobin) would(among []*Server, _ *layer4.Connection) []*Server {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return []*Server{weighted(maps.Clone(p.current), among)}
+}
+
+// weighted chooses one of the servers, by what each has gained so far.
+func weighted(current map[*Server]int, among []*Server) *Server {
 	var best *Server
 	total := 0
 	for _, s := range among {
 		weight := max(s.config.Weight, 1)
-		p.current[s] += weight
+		current[s] += weight
 		total += weight
-		if best == nil || p.current[s] > p.current[best] {
+		if best == nil || current[s] > current[best] {
 			best = s
 		}
 	}
-	p.current[best] -= total
+	current[best] -= total
 	return best
 }
 
