@@ -34,6 +34,7 @@ var adminEndpoints = []struct {
 	{"/streamprox/stats", http.MethodGet, serveStats},
 	{"/streamprox/upstreams", http.MethodGet, serveUpstreams},
 	{"/streamprox/upstreams/", http.MethodPost, serveDrain},
+	{"/streamprox/explain", http.MethodPost, serveExplain},
 }
 
 // Routes implements caddy.AdminRouter.

@@ -78,7 +78,7 @@ func serverOf(ctx caddy.Context, app caddy.Module) string {
 		}
 	case *layer4.App:
 		for name, s := range app.Servers {
-			if isProvisioned(s) {
+			if s != nil && isProvisioned(s) {
 				return name
 			}
 		}

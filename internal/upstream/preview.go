@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/mholt/caddy-l4/layer4"
+	"github.com/mholt/caddy-l4/modules/l4proxy"
 	"github.com/pires/go-proxyproto"
 )
 
@@ -96,3 +97,6 @@ func (s *Server) AddressFor(client *layer4.Connection) (string, error) {
 
 // TLS reports whether the server gets its streams over TLS.
 func (s *Server) TLS() bool { return s.tls != nil }
+
+// Selector returns what chooses among the servers; nil: chance.
+func (p *Pool) Selector() l4proxy.Selector { return p.options.Selector }

@@ -1,0 +1,62 @@
+package streamprox
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// maxExplainBody bounds, in bytes, the body of a question to explain, which may hold a
+// configuration.
+const maxExplainBody = 16 << 20
+
+// serveExplain answers POST /streamprox/explain.
+func serveExplain(w http.ResponseWriter, r *http.Request) error {
+	var body bytes.Buffer
+	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxExplainBody)); err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return apiError(http.StatusRequestEntityTooLarge, fmt.Errorf("the body has more than %d bytes", maxExplainBody))
+		}
+		return apiError(http.StatusBadRequest, err)
+	}
+	question, err := parseExplainRequest(body.Bytes())
+	if err == nil && len(question.Config) > 0 {
+		var answer json.RawMessage
+		if answer, err = explainElsewhere(r.Context(), body.Bytes()); err == nil {
+			return writeJSON(w, answer)
+		}
+	} else if err == nil {
+		var answer *explanation
+		if answer, err = explainLimited(caddy.ActiveContext(), question); err == nil {
+			return writeJSON(w, answer)
+		}
+	}
+	var known *explainError
+	if errors.As(err, &known) {
+		return apiError(known.status, err)
+	}
+	return apiError(http.StatusInternalServerError, err)
+}
+
+// parseExplainRequest reads a question to explain.
+func parseExplainRequest(body []byte) (*explainRequest, error) {
+	question := new(explainRequest)
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(question); err != nil {
+		var wrongType *json.UnmarshalTypeError
+		if errors.As(err, &wrongType) && wrongType.Field != "" {
+			return nil, explainErrorf(http.StatusBadRequest, "%s: %s is not %s", wrongType.Field, wrongType.Value, wrongType.Type)
+		}
+		return nil, explainErrorf(http.StatusBadRequest, "%v", err)
+	}
+	if _, err := question.given(); err != nil {
+		return nil, err
+	}
+	return question, nil
+}

@@ -1,0 +1,145 @@
+package streamprox
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// A configuration that is not loaded is provisioned to be asked, as `caddy validate` does.
+// Caddy does that for one configuration in a process: it replaces the logs, the storage and
+// other things of the process for good. So it is done in a process of its own.
+
+// explainConfigTime bounds the time of that process, in which a configuration is provisioned.
+const explainConfigTime = 20 * time.Second
+
+// explainFailure is how that process says why there is no answer.
+type explainFailure struct {
+	Status int    `json:"status"`
+	Error  string `json:"error"`
+}
+
+// explainElsewhere answers a question about a configuration that is not loaded, in a process
+// of its own. The answer is the JSON of an explanation.
+func explainElsewhere(ctx context.Context, question []byte) (answer json.RawMessage, err error) {
+	err = limited(explainConfigTime+time.Second, func() error {
+		ctx, cancel := context.WithTimeout(ctx, explainConfigTime)
+		defer cancel()
+		answer, err = runExplain(ctx, question)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+// runExplain runs this program to answer the question.
+func runExplain(ctx context.Context, question []byte) (json.RawMessage, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	var stdout, stderr bytes.Buffer
+	command := exec.CommandContext(ctx, program, "streamprox", "explain", "--"+flagQuestion)
+	command.Stdin, command.Stdout, command.Stderr = bytes.NewReader(question), &stdout, &stderr
+	command.WaitDelay = time.Second
+	err = command.Run()
+	var failure explainFailure
+	switch {
+	case ctx.Err() != nil:
+		return nil, explainErrorf(http.StatusGatewayTimeout, "config: not provisioned within %s", explainConfigTime)
+	case err == nil:
+		return stdout.Bytes(), nil
+	case json.Unmarshal(stdout.Bytes(), &failure) == nil && failure.Status != 0:
+		return nil, &explainError{failure.Status, failure.Error}
+	default:
+		return nil, fmt.Errorf("%w: %.2000s", err, stderr.Bytes())
+	}
+}
+
+// explainUnloaded provisions the configuration of the question and answers it. It is for a
+// process that does nothing else, and ends then.
+func explainUnloaded(question *explainRequest) (*explanation, error) {
+	home, err := os.MkdirTemp("", "streamprox-explain")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(home)
+	config, err := inert(question.Config, home)
+	if err != nil {
+		return nil, explainErrorf(http.StatusBadRequest, "config: %v", err)
+	}
+	ctx, err := caddy.ProvisionContext(config)
+	if err != nil {
+		return nil, explainErrorf(http.StatusBadRequest, "config: %v", err)
+	}
+	return explainLimited(ctx, question)
+}
+
+// inert returns a configuration without what would act when it is provisioned: it stores
+// nothing but in home, opens no log, serves no admin API, and checks no upstream.
+func inert(raw json.RawMessage, home string) (*caddy.Config, error) {
+	var fields map[string]any
+	decoder := json.NewDecoder(bytes.NewReader(caddy.RemoveMetaFields(raw)))
+	decoder.UseNumber()
+	if err := decoder.Decode(&fields); err != nil {
+		return nil, err
+	}
+	withoutChecks(fields["apps"])
+	fields["admin"] = map[string]any{"disabled": true}
+	fields["storage"] = map[string]any{"module": "file_system", "root": home}
+	fields["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}}
+	stripped, err := json.Marshal(fields)
+	if err != nil {
+		return nil, err
+	}
+	config := new(caddy.Config)
+	return config, caddy.StrictUnmarshalJSON(stripped, config)
+}
+
+// withoutChecks removes active health checks from a value of JSON.
+func withoutChecks(value any) {
+	switch v := value.(type) {
+	case map[string]any:
+		if checks, ok := v["health_checks"].(map[string]any); ok {
+			delete(checks, "active")
+		}
+		for _, inner := range v {
+			withoutChecks(inner)
+		}
+	case []any:
+		for _, inner := range v {
+			withoutChecks(inner)
+		}
+	}
+}
+
+// answerQuestion is the process that explainElsewhere begins: it reads the question and
+// writes the answer, or an explainFailure, in which case it reports false.
+func answerQuestion(r io.Reader, w io.Writer) (ok bool, err error) {
+	body, err := io.ReadAll(io.LimitReader(r, maxExplainBody))
+	if err != nil {
+		return false, err
+	}
+	question, err := parseExplainRequest(body)
+	if err == nil {
+		var answer *explanation
+		if answer, err = explainUnloaded(question); err == nil {
+			return true, json.NewEncoder(w).Encode(answer)
+		}
+	}
+	failure := explainFailure{http.StatusInternalServerError, err.Error()}
+	if known, ok := err.(*explainError); ok {
+		failure.Status = known.status
+	}
+	return false, json.NewEncoder(w).Encode(failure)
+}
