@@ -61,7 +61,7 @@ func cmdExplain(fl caddycmd.Flags) (int, error) { return runCmdExplain(fl, os.St
 // runCmdExplain is cmdExplain with these files.
 func runCmdExplain(fl caddycmd.Flags, in io.Reader, out io.Writer) (int, error) {
 	if fl.Bool(flagQuestion) {
-		if ok, err := answerQuestion(in, out); !ok || err != nil {
+		if err := answerQuestion(in, out); err != nil {
 			return caddy.ExitCodeFailedStartup, err
 		}
 		return caddy.ExitCodeSuccess, nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -124,22 +125,23 @@ func withoutChecks(value any) {
 }
 
 // answerQuestion is the process that explainElsewhere begins: it reads the question and
-// writes the answer, or an explainFailure, in which case it reports false.
-func answerQuestion(r io.Reader, w io.Writer) (ok bool, err error) {
+// writes the answer, or an explainFailure and returns an error.
+func answerQuestion(r io.Reader, w io.Writer) error {
 	body, err := io.ReadAll(io.LimitReader(r, maxExplainBody))
 	if err != nil {
-		return false, err
+		return err
 	}
 	question, err := parseExplainRequest(body)
 	if err == nil {
 		var answer *explanation
 		if answer, err = explainUnloaded(question); err == nil {
-			return true, json.NewEncoder(w).Encode(answer)
+			return json.NewEncoder(w).Encode(answer)
 		}
 	}
 	failure := explainFailure{http.StatusInternalServerError, err.Error()}
-	if known, ok := err.(*explainError); ok {
+	var known *explainError
+	if errors.As(err, &known) {
 		failure.Status = known.status
 	}
-	return false, json.NewEncoder(w).Encode(failure)
+	return errors.Join(err, json.NewEncoder(w).Encode(failure))
 }

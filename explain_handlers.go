@@ -367,4 +367,3 @@ func (h *Relay) policyName() string {
 	}
 	return ""
 }
-

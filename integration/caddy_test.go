@@ -21,6 +21,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	_ "github.com/mholt/caddy-l4"
 
@@ -42,6 +43,10 @@ type server struct {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "streamprox" {
+		caddycmd.Main() // as which explain and its tests run this program
+		return
+	}
 	// What Caddy keeps for the life of the process, such as its admin endpoint, is
 	// there before anything is counted.
 	if err := caddy.Load([]byte(`{"admin":{"listen":"127.0.0.1:0","config":{"persist":false}}}`), true); err != nil {
