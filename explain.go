@@ -79,6 +79,7 @@ type explainedListener struct {
 	TLS     bool   `json:"tls,omitempty"` // terminated before the routes see it
 
 	routes *servedRoutes
+	tls    bool // the server speaks TLS
 	at     caddy.NetworkAddress
 }
 
@@ -365,7 +366,8 @@ func explainable(ctx caddy.Context) ([]*explainedListener, error) {
 				for _, at := range address.Expand() {
 					l := &explainedListener{App: app, Server: name, Address: at.String(), routes: servers[name], at: at}
 					if http, ok := module.(*caddyhttp.App); ok {
-						l.TLS = len(http.Servers[name].TLSConnPolicies) > 0 && at.StartPort != httpPort(http)
+						l.tls = len(http.Servers[name].TLSConnPolicies) > 0 && at.StartPort != httpPort(http)
+						l.TLS = l.tls && !l.routes.beforeTLS[0]
 					}
 					listeners = append(listeners, l)
 				}

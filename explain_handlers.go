@@ -193,6 +193,9 @@ func (x *explainer) httpApp(h *HTTPApp, step *explainedHandler, cx *layer4.Conne
 		return nil
 	}
 	to := explainedDestination{Kind: toHTTPApp, Listener: networkName + "/" + address, Server: x.boundServer(address)}
+	if x.hasWrapper(to.Server) {
+		to.Why = "it has a listener wrapper with routes of its own: ask about " + to.Listener
+	}
 	x.deliver(to, &delivery{reuse, a.in, a.pending, a.conn}, false)
 	return nil
 }
@@ -209,6 +212,16 @@ func (x *explainer) boundServer(address string) string {
 		}
 	}
 	return ""
+}
+
+// hasWrapper reports whether an HTTP server has the layer4 listener wrapper.
+func (x *explainer) hasWrapper(server string) bool {
+	module, err := x.ctx.AppIfConfigured("http")
+	if err != nil {
+		return false
+	}
+	known, ok := checked.Load(module)
+	return ok && known.(*findings).places[server] != nil
 }
 
 // wrappedServer leaves the connection to the server around the listener wrapper.

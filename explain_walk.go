@@ -78,7 +78,7 @@ func (e *explanation) walk(ctx caddy.Context, given *givenConn) error {
 	x := &explainer{explanation: e, ctx: loading}
 
 	var conn net.Conn = given
-	if e.Listener.TLS && !e.Listener.routes.beforeTLS[0] {
+	if e.Listener.TLS {
 		conn = givenTLSConn{given}
 	}
 	cx := layer4.WrapConnection(conn, nil, zap.NewNop())
@@ -97,6 +97,12 @@ func (x *explainer) server(i int, cx *layer4.Connection) error {
 	lists := x.Listener.routes.lists
 	if i == len(lists) {
 		return x.end(cx)
+	}
+	if before := x.Listener.routes.beforeTLS; x.Listener.tls && i > 0 && before[i-1] && !before[i] {
+		data, conn := drain(cx)
+		x.deliver(explainedDestination{Kind: toHTTPApp, Server: x.Listener.Server, Listener: x.Listener.Address,
+			Why: "it speaks TLS first; what its other listener wrapper makes of what is inside is not known"}, &delivery{reusePin, nil, data, conn}, true)
+		return nil
 	}
 	routes := new(explainedRoutes)
 	x.Routes = append(x.Routes, routes)

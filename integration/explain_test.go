@@ -621,7 +621,9 @@ func TestExplainOutcomes(t *testing.T) {
 // TestExplainErrors checks what is said of questions without an answer.
 func TestExplainErrors(t *testing.T) {
 	first, second := freeport.Address(t), freeport.Address(t)
-	server := func(address string) string { return address + " {\nroute {\ninspect {\nroute {\nrelay 127.0.0.1:1\n}\n}\n}\n}\n" }
+	server := func(address string) string {
+		return address + " {\nroute {\ninspect {\nroute {\nrelay 127.0.0.1:1\n}\n}\n}\n}\n"
+	}
 	s := start(t, "{\nlayer4 {\n"+server(first)+server(second)+"}\n}\n")
 	for _, test := range []struct {
 		name     string
