@@ -117,7 +117,7 @@ route 1: taken
 
 to 127.0.0.1:9002
 policy first
-  upstream 127.0.0.1:9002: 0 streams, may be first
+  upstream 127.0.0.1:9002: 0 streams, tried first
   upstream 127.0.0.1:9003: 0 streams
 it gets 59 bytes:
   "GET /x HTTP/1.1\r\n"

@@ -122,8 +122,10 @@ func (d *explainedDestination) write(b *strings.Builder) {
 		switch {
 		case u.Out != "":
 			b.WriteString(", out: " + u.Out)
+		case u.First && d.Address != "":
+			b.WriteString(", tried first")
 		case u.First:
-			b.WriteString(", may be first")
+			b.WriteString(", may be tried first")
 		}
 		b.WriteByte('\n')
 	}

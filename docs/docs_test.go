@@ -21,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	_ "github.com/mholt/caddy-l4"
 
@@ -52,6 +53,10 @@ type block struct {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "streamprox" {
+		caddycmd.Main() // as which TestExplainPage runs this program
+		return
+	}
 	dir, err := os.MkdirTemp("", "streamprox-docs-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

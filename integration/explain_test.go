@@ -718,7 +718,7 @@ func TestExplainCommand(t *testing.T) {
 		"      > relay\n" +
 		"\n" +
 		"to " + upstream + "\n" +
-		"  upstream " + upstream + ": 0 streams, may be first\n" +
+		"  upstream " + upstream + ": 0 streams, tried first\n" +
 		"it gets 29 bytes:\n" +
 		"  \"GET /up HTTP/1.1\\r\\n\"\n" +
 		"  \"Host: a\\r\\n\"\n" +
