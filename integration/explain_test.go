@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -441,11 +442,17 @@ func TestExplainChangesNothing(t *testing.T) {
 	one, two, three := httpBackend(t, "one"), httpBackend(t, "two"), httpBackend(t, "three")
 	away := refusing(t)
 	address := freeport.Address(t)
+	log := accessLog{filepath.Join(t.TempDir(), "access.log")}
 	s := start(t, `{
+		log access {
+			include streamprox.access
+			output file `+log.path+`
+		}
 		layer4 {
 			`+address+` {
 				route {
 					inspect {
+						log start
 						max_pending 1
 						@turn http_request path /turn
 						route @turn {
@@ -522,6 +529,24 @@ func TestExplainChangesNothing(t *testing.T) {
 		ask("/turn")
 	}
 	before.explained(t)
+
+	// Each request that came has its two lines, and no other account was opened.
+	if got := fetch("/turn"); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+		t.Errorf("got %q, want 200", got)
+	}
+	count := func(message string) (n int) {
+		for _, line := range log.lines(t) {
+			if line.Message == message {
+				n++
+			}
+		}
+		return n
+	}
+	const fetched = 16
+	eventually(t, "the last line of the access log", func() bool { return count("ended") >= fetched })
+	if started, ended := count("started"), count("ended"); started != fetched || ended != fetched {
+		t.Errorf("the access log has %d lines at the start and %d at the end, want %d each", started, ended, fetched)
+	}
 }
 
 // TestExplainUnderWay checks that what is asked does not disturb a connection that holds a
