@@ -497,6 +497,7 @@ func TestExplainChangesNothing(t *testing.T) {
 	}
 	names := map[string]string{one: "one", two: "two", three: "three"}
 	theLogs.reset()
+	counted := s.samples()
 	for _, path := range []string{"/turn", "/weight"} {
 		for range 7 {
 			first := ask(path)
@@ -530,7 +531,7 @@ func TestExplainChangesNothing(t *testing.T) {
 	}
 	before.explained(t)
 
-	// Each request that came has its two lines, and no other account was opened.
+	// Each request that came was counted and has its two lines, and no other account was opened.
 	if got := fetch("/turn"); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
 		t.Errorf("got %q, want 200", got)
 	}
@@ -547,6 +548,11 @@ func TestExplainChangesNothing(t *testing.T) {
 	if started, ended := count("started"), count("ended"); started != fetched || ended != fetched {
 		t.Errorf("the access log has %d lines at the start and %d at the end, want %d each", started, ended, fetched)
 	}
+	s.become("the requests", counted, samples{
+		`inspections_total{outcome="http",route="turn"}`:   8,
+		`inspections_total{outcome="http",route="weight"}`: 7,
+		`inspections_total{outcome="http",route="away"}`:   1,
+	})
 }
 
 // TestExplainUnderWay checks that what is asked does not disturb a connection that holds a

@@ -123,9 +123,10 @@ func TestPreview(t *testing.T) {
 			t.Errorf("server %d: got %q with %d streams, want %q", i, c.Out, c.Streams, want)
 		}
 	}
-	pool.servers[3].peer.down.Store(true)
-	if preview = pool.Preview(client); len(preview.First) != 0 {
-		t.Errorf("got %v, want none", addressesOf(preview.First))
+	SetDraining("127.0.0.1:4", true)
+	defer SetDraining("127.0.0.1:4", false)
+	if preview = pool.Preview(client); len(preview.First) != 0 || !strings.Contains(preview.Servers[3].Out, "drained") {
+		t.Errorf("got %v and %q, want none, since the last one is drained", addressesOf(preview.First), preview.Servers[3].Out)
 	}
 	if n := pool.servers[0].peer.taken.Load(); n != 1 {
 		t.Errorf("%d places are taken, want 1", n)
