@@ -20,9 +20,10 @@ const flagQuestion = "question"
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "streamprox",
-		Short: "Looks into the routing of connections",
+		Short: "Shows and steers streams, and explains the routing of connections",
 		CobraFunc: func(command *cobra.Command) {
 			command.AddCommand(explainCommand())
+			command.AddCommand(streamsCommands()...)
 		},
 	})
 }
