@@ -183,6 +183,9 @@ func runStreams(ctx context.Context, command *cobra.Command, client *adminClient
 	if err != nil {
 		return err
 	}
+	if list.Total > len(list.Streams) {
+		text = strings.TrimSuffix(text, "\n") + "; --limit shows more\n"
+	}
 	_, err = io.WriteString(out, text)
 	return err
 }
@@ -241,7 +244,7 @@ func (l *streamList) text() (string, error) {
 	}
 	table.Flush()
 	if left := l.Total - len(l.Streams); left > 0 {
-		fmt.Fprintf(&b, "%d of %d streams; --limit shows more\n", len(l.Streams), l.Total)
+		fmt.Fprintf(&b, "%d of %d streams\n", len(l.Streams), l.Total)
 	} else {
 		fmt.Fprintln(&b, plural(len(l.Streams), "stream"))
 	}

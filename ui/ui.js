@@ -16,10 +16,17 @@ function element(name, attributes = {}, ...children) {
 }
 
 // inert writes what cannot be seen, or changes what is beside it, as a Go literal would.
-function inert(value) {
-	return String(value ?? "").replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (c) => {
+const inert = (value) => escaped(value, /[\p{C}\p{Zl}\p{Zp}\\]/gu);
+
+// configured is inert for JSON of the configuration, in which a backslash is just that.
+const configured = (value) => escaped(JSON.stringify(value), /[\p{C}\p{Zl}\p{Zp}]/gu);
+
+function escaped(value, characters) {
+	return String(value ?? "").replace(characters, (c) => {
+		const short = { "\\": "\\\\", "\t": "\\t", "\r": "\\r", "\n": "\\n" }[c];
+		if (short) return short;
 		const code = c.codePointAt(0).toString(16);
-		return code.length <= 2 ? "\\x" + code.padStart(2, "0") : code.length <= 4 ? "\\u" + code.padStart(4, "0") : "\\U" + code.padStart(8, "0");
+		return c < "\x80" ? "\\x" + code.padStart(2, "0") : code.length <= 4 ? "\\u" + code.padStart(4, "0") : "\\U" + code.padStart(8, "0");
 	});
 }
 
@@ -173,13 +180,15 @@ function makeRow(id) {
 	const row = element("tr", { role: "row", "data-id": id });
 	const open = element("button", { type: "button", "aria-haspopup": "dialog" }, inert(id));
 	open.addEventListener("click", () => openDetail(id));
-	const part = { open, age: cell("Age"), client: cell("From", { class: "mono" }), route: cell("Route"), state: cell("State"), bytes: cell("Bytes", { class: "number" }), rate: cell("Rate", { class: "number" }) };
+	const part = { open, age: cell("Age", { class: "age" }), client: cell("From", { class: "client" }), route: cell("Route"), state: cell("State", { class: "state" }), bytes: cell("Bytes", { class: "number" }), rate: cell("Rate", { class: "number" }) };
+	part.from = element("span", { class: "mono" });
+	part.client.append(part.from);
 	part.to = element("span");
 	part.upstream = element("small", { class: "mono" });
 	part.request = element("span", { class: "mono" });
 	row.append(
-		element("td", { role: "cell" }, open), part.age, part.client, part.route,
-		element("td", { role: "cell", "data-label": "To" }, part.to, " ", part.upstream),
+		element("td", { role: "cell", class: "id" }, open), part.age, part.client, part.route,
+		element("td", { role: "cell", class: "to", "data-label": "To" }, part.to, " ", part.upstream),
 		element("td", { role: "cell", class: "request" }, part.request),
 		part.state, part.bytes, part.rate);
 	return { row, part };
@@ -188,14 +197,14 @@ function makeRow(id) {
 function fillRow({ part }, s) {
 	const what = request(s);
 	setText(part.age, age(s.age));
-	setText(part.client, inert(s.client));
+	setText(part.from, inert(s.client));
 	setText(part.route, inert(s.route) || "–");
 	setText(part.to, inert(s.destination) || "–");
 	setText(part.upstream, inert(s.upstream));
 	setText(part.request, what || "–");
 	part.request.title = what;
 	setText(part.state, inert(s.state) + (s.status ? " " + s.status : ""));
-	setText(part.bytes, `${bytes(s.bytes_up)} ↑ ${bytes(s.bytes_down)} ↓`);
+	setText(part.bytes, `${bytes(s.bytes_up)} ↑ ${bytes(s.bytes_down)} ↓`.replace(/ (?=[↑↓KMGTPB])/g, "\u00a0"));
 	setText(part.rate, rate(s.rate));
 	part.open.setAttribute("aria-label", `Stream ${inert(s.id)} of ${inert(s.client)}`);
 }
@@ -369,6 +378,7 @@ function hasEnded(text) {
 	ended = true;
 	detailSays(text);
 	$("kill").disabled = true;
+	$("confirm").close();
 	$("detail-close").focus();
 }
 
@@ -461,7 +471,7 @@ function routeTree(list) {
 			if (set.why) inside.append(element("li", {}, inert(set.why)));
 			for (const m of set.matchers ?? []) {
 				inside.append(element("li", { "data-matcher": inert(m.name), "data-answer": m.answer },
-					line(element("code", {}, inert(m.name)), " ", m.config ? element("code", { class: "quiet" }, inert(JSON.stringify(m.config))) : "", " ", badge(m.answer), because(m.error))));
+					line(element("code", {}, inert(m.name)), " ", m.config ? element("code", { class: "quiet" }, configured(m.config)) : "", " ", badge(m.answer), because(m.error))));
 			}
 		});
 		for (const h of route.handle ?? []) {
@@ -505,14 +515,14 @@ function destination(d) {
 
 function showAnswer(answer, note) {
 	const l = answer.listener;
-	$("answer").replaceChildren(
+	$("answer").replaceChildren(...[
 		element("h3", { id: "answer-title" }, `${inert(l.address)}, server ${inert(l.server)} of ${inert(l.app)}, ${number(answer.given)} bytes from ${inert(answer.client)}${l.tls ? ", inside TLS" : ""}`),
 		note ? element("p", { class: "quiet" }, note) : "",
 		answer.needs_more ? element("p", { class: "notice" }, "More bytes would decide. This is what happens if none come.") : "",
 		...(answer.routes ?? []).map((list) => element("div", { class: "tree" }, list.inspection ? inspection(list.inspection) : "", routeTree(list))),
 		element("div", { class: "outcome" }, ...destination(answer.destination),
-			element("p", { id: "next" }, `next request: ${inert(answer.next_request?.fate)}${because(answer.next_request?.why)}`)));
-	for (const empty of [...$("answer").childNodes].filter((node) => node.nodeType === Node.TEXT_NODE && !node.data)) empty.remove();
+			element("p", { id: "next" }, `next request: ${inert(answer.next_request?.fate)}${because(answer.next_request?.why)}`)),
+	].filter(Boolean));
 	$("answer").hidden = false;
 	$("answer").focus();
 	$("answer").scrollIntoView({ block: "nearest" });
