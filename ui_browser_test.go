@@ -33,9 +33,9 @@ var chatExplained = strings.ReplaceAll(`{
 		"upstreams": [{"address": "10.0.0.5:9000", "streams": 3, "first": true}, {"address": "10.0.0.6:9000", "streams": 0, "out": "down"}],
 		"sent": "R0VUIC8xIEhUVFAvMS4xDQpIb3N0OiBleGFtcGxlLmNvbQ0KWDogGzxiPlwNCg0K"},
 	"next_request": {"fate": "routed", "why": "it is inspected like the first"}
-}`, "HOSTILE", quoted(hostile))
+}`, "HOSTILE", asJSON(hostile))
 
-func quoted(s string) string {
+func asJSON(s string) string {
 	raw, err := json.Marshal(s)
 	if err != nil {
 		panic(err)
