@@ -571,7 +571,11 @@ func TestParkedShutdownAsItComes(t *testing.T) {
 			answered := 0
 			for i, c := range open {
 				if i == clients/10 {
-					if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+					process, err := os.FindProcess(pid)
+					if err == nil {
+						err = process.Signal(syscall.SIGTERM)
+					}
+					if err != nil {
 						t.Fatal(err)
 					}
 				}
