@@ -21,6 +21,9 @@ import (
 // the decision of inspect on, or from relay and http_app on where nothing is inspected.
 var accounts account.Table
 
+// unlogged begins the accounts that no access log has.
+var unlogged = account.Book{Table: &accounts}
+
 // What an account calls a destination of this package.
 const (
 	toRelay   = "relay"
@@ -47,20 +50,19 @@ func (in *inspection) openAccount() {
 		}
 		return
 	}
-	t.record = accounts.Begin(in.summary(), in.inspect.ledger)
+	s := in.summary()
+	s.Client, s.Local = in.conn.RemoteAddr(), in.conn.LocalAddr()
+	t.record = in.inspect.ledger.accounts().Begin(s)
 	conn := t.conn
 	t.record.EndBy(func() { socket.Reset(conn) })
 	logOpened(t.record)
 }
 
-// summary returns what is known of the request when inspect has decided.
+// summary returns what is known of the request when inspect has decided, but for the addresses.
 func (in *inspection) summary() account.Summary {
-	client := in.client()
 	s := account.Summary{
 		ID:        in.turn.accountID(),
 		Started:   in.started,
-		Client:    client.RemoteAddr(),
-		Local:     client.LocalAddr(),
 		Outcome:   in.Outcome().String(),
 		Inspected: in.took,
 	}
@@ -77,7 +79,7 @@ func (in *inspection) summary() account.Summary {
 	method, host, path = method[:min(len(method), maxAccountMethod)], host[:min(len(host), maxAccountHost)], path[:min(len(path), maxAccountPath)]
 	// One string for all: an idle stream keeps it.
 	all := string(append(append(append(make([]byte, 0, len(method)+len(host)+len(path)), method...), host...), path...))
-	s.Method, s.Host, s.Path = all[:len(method)], all[len(method):len(method)+len(host)], all[len(method)+len(host):]
+	s.Request(all, len(method), len(host))
 	if s.Proto = "HTTP/1.1"; in.Head.Minor == 0 {
 		s.Proto = "HTTP/1.0"
 	}
@@ -102,7 +104,7 @@ func (t *turn) takeRecord() *account.Record {
 
 // openRaw opens the account of a stream that was not inspected.
 func openRaw(cx *layer4.Connection, conn net.Conn, l *ledger) *account.Record {
-	record := accounts.Begin(account.Summary{Client: cx.RemoteAddr(), Local: cx.LocalAddr()}, l)
+	record := l.accounts().Begin(account.Summary{Client: cx.RemoteAddr(), Local: cx.LocalAddr()})
 	record.EndBy(func() { socket.Reset(conn) })
 	logOpened(record)
 	return record
@@ -121,7 +123,8 @@ func closeAccount(record *account.Record, cause string, err error, engine string
 	}
 	reading.Engine = engine
 	totals.add(reading)
-	if l, _ := record.Log.(*ledger); l != nil {
+	if l := ledgerOf(record); l != nil {
+		reading.Client, reading.Local = record.Ends().Client(), record.Ends().Local()
 		l.write("ended", reading)
 	}
 }
@@ -154,6 +157,21 @@ type AccessLog struct {
 type ledger struct {
 	options AccessLog
 	logger  *zap.Logger
+	book    account.Book
+}
+
+// accounts returns what begins the accounts that l writes about.
+func (l *ledger) accounts() *account.Book {
+	if l == nil {
+		return &unlogged
+	}
+	return &l.book
+}
+
+// ledgerOf returns what writes about an account, or nil.
+func ledgerOf(record *account.Record) *ledger {
+	l, _ := record.Log().(*ledger)
+	return l
 }
 
 // accessLogModule gives the access log its name.
@@ -173,6 +191,7 @@ func newLedger(ctx caddy.Context, options *AccessLog) (*ledger, error) {
 		return nil, fmt.Errorf("log: every %s is less than 0", time.Duration(options.Every))
 	}
 	l := &ledger{options: *options, logger: ctx.Logger(accessLogModule{})}
+	l.book = account.Book{Table: &accounts, Log: l}
 	if every := time.Duration(options.Every); every > 0 {
 		go l.repeat(ctx, every)
 	}
@@ -189,7 +208,7 @@ func (l *ledger) repeat(ctx caddy.Context, every time.Duration) {
 		now := <-ticker.C
 		mine := 0
 		for _, record := range accounts.All() {
-			if record.Log != any(l) {
+			if ledgerOf(record) != l {
 				continue
 			}
 			mine++
@@ -207,7 +226,7 @@ func (l *ledger) repeat(ctx caddy.Context, every time.Duration) {
 
 // logOpened writes the line at the start, if that is asked for.
 func logOpened(record *account.Record) {
-	if l, _ := record.Log.(*ledger); l != nil && l.options.Start {
+	if l := ledgerOf(record); l != nil && l.options.Start {
 		l.write("started", record.Read())
 	}
 }

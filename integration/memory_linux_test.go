@@ -32,8 +32,8 @@ func TestMemoryOfWaiting(t *testing.T) {
 		name, handler, path string
 		most                int64 // bytes
 	}{
-		{"quiet response", "relay " + up, "/quiet", 1500},
-		{"kept connection", "relay " + up, "/", 1150},
+		{"quiet response", "relay " + up, "/quiet", 1700},
+		{"kept connection", "relay " + up, "/", 1300},
 		{"parked connection", "http_app web {\npark 200ms\n}", "/", 2200},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -2,7 +2,8 @@
 // when, and why it ended. A [Record] is of one that is under way. A [Table] has those that
 // are, for whoever wants to see or end them.
 //
-//	record := table.Begin(account.Summary{Client: client, Host: host, …})
+//	book := &account.Book{Table: table, Log: log}
+//	record := book.Begin(account.Summary{Client: client, Host: host, …})
 //	record.Meter().Delivered(account.Down, n) // for each piece
 //	record.Change(func(s *account.Summary) { s.Upstream = "10.0.0.5:9000" })
 //	…
@@ -15,11 +16,13 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 )
 
 // ID names a request or a stream, in this process and among others.
@@ -128,29 +131,118 @@ type Summary struct {
 	Upstream    string // the server of relay, as configured; the listener of http_app
 	Engine      string // what has carried it: known at the end
 
-	// Of a request.
+	// Of a request. Of Method and Host no more than 64 KiB are kept.
 	Method, Host, Path, Proto string
+	head                      string // Method, Host and Path, or ""
 
 	Cause string // why it ended, as far as that is known before its end
 	Err   error  // the error behind it
 
+	// In whole microseconds, rounded up, and no more than 71 minutes.
 	Inspected time.Duration // how long inspection took
 	Dialed    time.Duration // how long it took to get a connection to the upstream; 0: none was dialled
 }
 
-// Record is the account of a request or a stream under way.
-type Record struct {
-	// Log is what who began the record needs to log it; constant.
-	Log any
+// Request sets Method, Host and Path to what head consists of, in that order: the lengths are
+// of the first two. So a record keeps head, and no copy.
+func (s *Summary) Request(head string, method, host int) {
+	s.head = head
+	s.Method, s.Host, s.Path = head[:method], head[method:][:host], head[method+host:]
+}
 
+// Record is the account of a request or a stream under way. An idle stream keeps it, so it has
+// what a Summary has in other forms, which are smaller.
+type Record struct {
+	book  *Book
 	meter Meter
-	table *Table
 
 	mu         sync.Mutex
-	summary    Summary
 	end        func()  // ends what the record is of; nil: that is to be ended by its meter
 	prev, next *Record // in the shard of the table; nil: not there
+
+	id                ID
+	started           time.Duration // since epoch
+	ends              Ends
+	kind              unique.Handle[kind]
+	upstream          string
+	head              string // method, host and path, as one object
+	method, host      uint16 // how many bytes of head
+	state             State
+	inspected, dialed micros
+	late              *late // nil: nothing of it is known
 }
+
+// kind is what many records have in common.
+type kind struct{ outcome, route, destination, proto string }
+
+// late is what is mostly not known before the end.
+type late struct {
+	engine, cause string
+	err           error
+}
+
+// micros is a duration in microseconds, rounded up. What is more than 71 minutes is that.
+type micros uint32
+
+func microsOf(d time.Duration) micros {
+	d = min(max(d, 0), math.MaxUint32*time.Microsecond)
+	return micros((d + time.Microsecond - 1) / time.Microsecond)
+}
+
+func (m micros) duration() time.Duration { return time.Duration(m) * time.Microsecond }
+
+// summary returns what is known at that time, but for the addresses. r is locked.
+func (r *Record) summary(now time.Time) Summary {
+	common := r.kind.Value()
+	s := Summary{
+		ID:          r.id,
+		Started:     now.Add(r.started - now.Sub(epoch)), // by the clock as it is set now
+		State:       r.state,
+		Outcome:     common.outcome,
+		Route:       common.route,
+		Destination: common.destination,
+		Upstream:    r.upstream,
+		Proto:       common.proto,
+		Inspected:   r.inspected.duration(),
+		Dialed:      r.dialed.duration(),
+	}
+	s.Request(r.head, int(r.method), int(r.host))
+	if r.late != nil {
+		s.Engine, s.Cause, s.Err = r.late.engine, r.late.cause, r.late.err
+	}
+	return s
+}
+
+// set makes s what is known, but for what is constant. r is locked.
+func (r *Record) set(s *Summary) {
+	common := kind{s.Outcome, s.Route, s.Destination, s.Proto}
+	if r.kind == (unique.Handle[kind]{}) || r.kind.Value() != common {
+		r.kind = unique.Make(common)
+	}
+	r.state, r.upstream = s.State, s.Upstream
+	r.inspected, r.dialed = microsOf(s.Inspected), microsOf(s.Dialed)
+	method, host := s.Method[:min(len(s.Method), math.MaxUint16)], s.Host[:min(len(s.Host), math.MaxUint16)]
+	r.method, r.host = uint16(len(method)), uint16(len(host))
+	if r.head = s.head; !consists(r.head, method, host, s.Path) {
+		r.head = method + host + s.Path
+	}
+	if s.Engine == "" && s.Cause == "" && s.Err == nil {
+		r.late = nil
+	} else {
+		r.late = &late{s.Engine, s.Cause, s.Err}
+	}
+}
+
+// consists reports whether s consists of a, b and c.
+func consists(s, a, b, c string) bool {
+	return len(s) == len(a)+len(b)+len(c) && s[:len(a)] == a && s[len(a):][:len(b)] == b && s[len(a)+len(b):] == c
+}
+
+// Log returns that of the record's book. It is constant.
+func (r *Record) Log() any { return r.book.Log }
+
+// Ends returns the addresses of the connection, which are constant.
+func (r *Record) Ends() *Ends { return &r.ends }
 
 // Meter returns the meter of the record, nil for a nil record.
 func (r *Record) Meter() *Meter {
@@ -160,15 +252,24 @@ func (r *Record) Meter() *Meter {
 	return &r.meter
 }
 
-// Change changes what is known. It does nothing to a nil record.
+// Change changes what is known. The ID, Started and the addresses are constant, and the latter
+// not there. change must not keep the summary. It does nothing to a nil record.
 func (r *Record) Change(change func(*Summary)) {
 	if r == nil {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	change(&r.summary)
+	s := summaries.Get().(*Summary)
+	*s = r.summary(time.Now())
+	change(s)
+	r.set(s)
+	*s = Summary{}
+	summaries.Put(s)
 }
+
+// summaries holds unused ones, all zero, to be changed.
+var summaries = sync.Pool{New: func() any { return new(Summary) }}
 
 // Reading is a Summary with what its meter says.
 type Reading struct {
@@ -180,15 +281,23 @@ type Reading struct {
 	Age       time.Duration
 }
 
-// Read returns what is known now.
+// Read returns what is known now. Of a record that has ended that is little.
 func (r *Record) Read() Reading {
 	r.mu.Lock()
-	reading := Reading{Summary: r.summary}
+	reading := r.read()
 	r.mu.Unlock()
-	now := time.Since(epoch)
+	reading.Client, reading.Local = r.ends.Client(), r.ends.Local()
+	return reading
+}
+
+// read is Read without the addresses. r is locked.
+func (r *Record) read() Reading {
+	at := time.Now()
+	now := at.Sub(epoch)
+	reading := Reading{Summary: r.summary(at)}
 	reading.Up, reading.Down = r.meter.up.Load(), r.meter.down.Load()
 	reading.Status = int(r.meter.status.Load())
-	reading.Age = time.Since(reading.Started)
+	reading.Age = now - r.started
 	reading.Idle = now - time.Duration(r.meter.last.Load())
 	if first := time.Duration(r.meter.first.Load()); first != 0 {
 		reading.FirstByte = max(reading.Age-(now-first), 0)
@@ -211,14 +320,21 @@ type shard struct {
 	_    [64]byte // no two locks in one line of a cache
 }
 
+// Book begins the records of a table that have one log.
+type Book struct {
+	Table *Table
+	Log   any // what who began a record needs to log it
+}
+
 // Begin adds an account. Without an ID and a time the summary gets them.
-func (t *Table) Begin(s Summary, log any) *Record {
-	r := &Record{table: t, Log: log}
+func (b *Book) Begin(s Summary) *Record {
+	r := &Record{book: b, ends: EndsOf(s.Client, s.Local)}
 	r.begin(s)
 	return r
 }
 
-// Again makes r, which has ended, the account of the next request on the same connection.
+// Again makes r, which has ended, the account of the next request on the same connection. The
+// addresses stay.
 func (r *Record) Again(s Summary) { r.begin(s) }
 
 func (r *Record) begin(s Summary) {
@@ -230,12 +346,10 @@ func (r *Record) begin(s Summary) {
 	}
 	r.meter.reset()
 	r.mu.Lock()
-	r.summary = s
+	r.id, r.started = s.ID, s.Started.Sub(epoch)
+	r.set(&s)
 	r.mu.Unlock()
-	if r.table == nil {
-		return
-	}
-	sh := r.table.shard(s.ID)
+	sh := r.book.Table.shard(s.ID)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.head.next == nil {
@@ -249,29 +363,29 @@ func (r *Record) begin(s Summary) {
 // shard returns the part of the table that has the record with that ID.
 func (t *Table) shard(id ID) *shard { return &t.shards[id%shards] }
 
-// End takes the record out of its table, and returns what is known at the end. It reports
-// false if that has been done.
+// End takes the record out of its table, and returns what is known at the end, but for the
+// addresses. It reports false if that has been done. The record does not keep what the next
+// request on the connection has no use for.
 func (r *Record) End() (reading Reading, first bool) {
 	if r == nil {
 		return Reading{}, false
 	}
 	r.mu.Lock()
-	ended := r.summary.State == Ended
-	id := r.summary.ID
-	r.summary.State = Ended
-	r.mu.Unlock()
-	if ended {
+	if r.state == Ended {
+		r.mu.Unlock()
 		return Reading{}, false
 	}
-	if r.table != nil {
-		sh := r.table.shard(id)
-		sh.mu.Lock()
-		r.prev.next, r.next.prev = r.next, r.prev
-		r.prev, r.next = nil, nil
-		sh.n--
-		sh.mu.Unlock()
-	}
-	return r.Read(), true
+	r.state = Ended
+	reading = r.read()
+	r.head, r.method, r.host, r.late = "", 0, 0, nil
+	r.mu.Unlock()
+	sh := r.book.Table.shard(reading.ID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	r.prev.next, r.next.prev = r.next, r.prev
+	r.prev, r.next = nil, nil
+	sh.n--
+	return reading, true
 }
 
 // EndBy sets what ends what the record is of, which must not wait. Nil: nobody but who knows
@@ -290,8 +404,12 @@ func (r *Record) EndBy(end func()) {
 func (r *Record) Kill(cause string) bool {
 	r.mu.Lock()
 	end := r.end
-	if r.summary.Cause == "" {
-		r.summary.Cause = cause
+	switch {
+	case r.state == Ended:
+	case r.late == nil:
+		r.late = &late{cause: cause}
+	case r.late.cause == "":
+		r.late.cause = cause
 	}
 	r.mu.Unlock()
 	if end == nil {
@@ -337,7 +455,7 @@ func (t *Table) Find(id ID) *Record {
 	}
 	for r := sh.head.next; r != &sh.head; r = r.next {
 		r.mu.Lock()
-		found := r.summary.ID == id
+		found := r.id == id
 		r.mu.Unlock()
 		if found {
 			return r
