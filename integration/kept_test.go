@@ -34,6 +34,28 @@ func numberedBackend(t *testing.T) (address string) {
 	})
 }
 
+// unread returns how many of the connections to the port of address hold bytes that the
+// server has not read.
+func unread(t *testing.T, address string) (n int) {
+	t.Helper()
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Skip(err)
+	}
+	tcp, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := fmt.Sprintf(":%04X", tcp.Port)
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line) // sl local_address rem_address st tx_queue:rx_queue …
+		if len(fields) > 4 && strings.HasSuffix(fields[1], local) && fields[3] == "01" && !strings.HasSuffix(fields[4], ":00000000") {
+			n++
+		}
+	}
+	return n
+}
+
 // TestPostNeedsFreshAnswer checks that a request which must not be sent twice goes up on a
 // connection of its own if the kept one has not answered within the last second.
 func TestPostNeedsFreshAnswer(t *testing.T) {

@@ -241,7 +241,7 @@ func TestParkedRequestAcrossAReload(t *testing.T) {
 	c.get("/", "old")
 	s.parked()
 	_, _ = io.WriteString(c.conn, "GET / HTTP/1.1\r\nHo")
-	eventually(t, "inspection", func() bool { return goroutinesIn(t, s.admin, waitsForHead) == 1 })
+	eventually(t, "beginning of a head that is read", func() bool { return unread(t, address) == 0 })
 	if err := s.load(parkSite(address, "", "", "park 20ms", "respond new")); err != nil {
 		t.Fatal(err)
 	}
