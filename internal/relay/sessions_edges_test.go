@@ -115,6 +115,14 @@ func TestSessionUnsolicited(t *testing.T) {
 			receives(t, client, okWith("first"))
 			_, _ = io.WriteString(upstream, "H")
 		},
+		"after its own end": func(t *testing.T, client, upstream net.Conn) {
+			send(t, upstream, okWith("first"))
+			closeWrite(t, upstream)
+			if inner := socket.Innermost(upstream); inner != upstream { // its TLS has ended, and no more
+				_, _ = io.WriteString(inner, evil)
+			}
+			receives(t, client, okWith("first"))
+		},
 		"behind a response that fills a buffer": func(t *testing.T, client, upstream net.Conn) {
 			response := okWith(strings.Repeat("x", socket.SmallSize-len(okWith(""))-3))
 			send(t, upstream, response[:len(response)-1]) // leaves the buffers at an edge
@@ -723,6 +731,124 @@ func TestSessionBlank(t *testing.T) {
 				k.streams.Retire(nil)
 				receivesEnd(t, client)
 			})
+		}
+	})
+}
+
+// TestSessionAnswersUnasked: an upstream that answers before it has seen a request, and again,
+// is believed once.
+func TestSessionAnswersUnasked(t *testing.T) {
+	onEachHop(t, func(t *testing.T, network, upstreamNetwork string) {
+		client, k, accept := scripted(t, network, upstreamNetwork, func(k *keeper) {
+			dial := k.dial
+			k.dial = func() net.Conn {
+				k.dial = dial
+				near, far := connect(t, "tcp")
+				send(t, far, okWith("early")+okWith("evil"))
+				return near
+			}
+		})
+		send(t, client, getOf("/first"))
+		receives(t, client, okWith("early"))
+		k.cause(t)
+		send(t, client, getOf("/second"))
+		upstream := accept()
+		receives(t, upstream, getOf("/second"))
+		send(t, upstream, okWith("second"))
+		receives(t, client, okWith("second"))
+		k.cause(t)
+		if got := k.dropped.Load(); got != 1 {
+			t.Errorf("dropped: got %d connections, want 1", got)
+		}
+	})
+}
+
+// TestSessionNeverRead: a client that sends requests for ever, and reads no response, is held
+// back, and then given up.
+func TestSessionNeverRead(t *testing.T) {
+	onEachHop(t, func(t *testing.T, network, upstreamNetwork string) {
+		client, k, accept := scripted(t, network, upstreamNetwork, func(k *keeper) { k.settings.IdleTimeout = 200 * time.Millisecond })
+		var answering sync.WaitGroup
+		answering.Go(func() {
+			upstream := accept()
+			for r := bufio.NewReader(upstream); ; {
+				if _, err := http.ReadRequest(r); err != nil {
+					return
+				}
+				if _, err := io.WriteString(upstream, okWith(strings.Repeat("x", 100_000))); err != nil {
+					return
+				}
+			}
+		})
+		requests, sent := []byte(strings.Repeat(getOf("/"), 100)), 0
+		for sent < 1<<30 {
+			n, err := client.Write(requests)
+			if sent += n; err != nil {
+				break
+			}
+		}
+		if sent >= 1<<30 {
+			t.Error("it takes requests for ever")
+		}
+		for got := k.cause(t); got == Finished; got = k.cause(t) {
+		}
+		k.wg.Wait()
+		answering.Wait()
+	})
+}
+
+// TestSessionBothAtOnce: both ends of a session may leave at the same moment, in whatever
+// way. It ends once.
+func TestSessionBothAtOnce(t *testing.T) {
+	leaves := map[string]func(net.Conn){
+		"closes": func(c net.Conn) { c.Close() },
+		"resets": sendReset,
+		"ends":   func(c net.Conn) { _ = c.(closeWriter).CloseWrite() },
+	}
+	onEachHop(t, func(t *testing.T, network, upstreamNetwork string) {
+		for one, clientLeaves := range leaves {
+			for other, upstreamLeaves := range leaves {
+				for _, phase := range []string{"request", "response", "waiting"} {
+					t.Run(fmt.Sprintf("client %s, upstream %s, %s", one, other, phase), func(t *testing.T) {
+						client, k, accept := scripted(t, network, upstreamNetwork, func(k *keeper) { k.settings.HalfCloseTimeout = time.Hour })
+						send(t, client, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nab")
+						upstream := accept()
+						receives(t, upstream, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nab")
+						until(t, "the session is registered", func() bool { return k.streams.Len() == 1 })
+						exchanges := 1
+						switch phase {
+						case "response":
+							send(t, client, "cdef")
+							receives(t, upstream, "cdef")
+							send(t, upstream, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
+							receives(t, client, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
+						case "waiting":
+							send(t, client, "cdef")
+							receives(t, upstream, "cdef")
+							send(t, upstream, okWith("ok"))
+							receives(t, client, okWith("ok"))
+							k.cause(t)
+							exchanges = 0
+						}
+						var both sync.WaitGroup
+						both.Go(func() { clientLeaves(client) })
+						both.Go(func() { upstreamLeaves(upstream) })
+						both.Wait()
+						if one == "ends" { // it may read on
+							_, _ = io.Copy(io.Discard, struct{ io.Reader }{client})
+							client.Close()
+						}
+						k.wg.Wait()
+						until(t, "all is out of the registry", func() bool { return k.streams.Len() == 0 })
+						if got := len(k.ended); got != exchanges {
+							t.Errorf("%d exchanges have ended, want %d", got, exchanges)
+						}
+						if got := k.dropped.Load(); got != 1 {
+							t.Errorf("dropped: got %d connections, want 1", got)
+						}
+					})
+				}
+			}
 		}
 	})
 }
