@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -281,6 +283,71 @@ func TestSessionAnswerStays(t *testing.T) {
 			if want := k.Refusal(502); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("got %d bytes and %v, want %d", len(got), err, len(want))
 			}
+		})
+	}
+}
+
+// TestSessionsStuck has clients that have stopped reading when their exchange is refused, for
+// whatever reason, with as much on the way to them as chance will have it. Each is given up
+// when the answer's time is over, and nothing of it is left.
+func TestSessionsStuck(t *testing.T) {
+	const sessions = 60
+	reasons := []func(client, upstream net.Conn){
+		func(client, _ net.Conn) { _, _ = io.WriteString(client, "no chunk\r\n") },
+		func(client, _ net.Conn) { _ = client.(closeWriter).CloseWrite() },
+		func(_, upstream net.Conn) { _, _ = io.WriteString(upstream, "no HTTP\r\n") },
+		func(_, upstream net.Conn) { _ = upstream.(closeWriter).CloseWrite() },
+		func(_, upstream net.Conn) { sendReset(upstream) },
+		func(_, _ net.Conn) {}, // idle for too long
+	}
+	interim := "HTTP/1.1 103 Early Hints\r\nLink: " + strings.Repeat("x", 1000) + "\r\n\r\n"
+	for name, newEngine := range engines {
+		t.Run(name, func(t *testing.T) {
+			seed := uint64(time.Now().UnixNano())
+			t.Logf("seed %d", seed)
+			before := openDescriptors()
+			var all sync.WaitGroup
+			for i := range sessions {
+				rng := rand.New(rand.NewPCG(seed, uint64(i)))
+				near, client := narrow(t)
+				if err := near.(*net.TCPConn).SetWriteBuffer(1); err != nil {
+					t.Fatal(err)
+				}
+				up, upstream := connect(t, "tcp")
+				k := newKeeper(t, func() net.Conn { return up })
+				k.engine = newEngine(k.streams)
+				k.refusal = strings.Repeat("x", rng.IntN(64<<10))
+				k.settings.IdleTimeout = 500 * time.Millisecond
+				all.Go(func() {
+					send(t, client, "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+					k.serve(near, nil, nil)
+					_, _ = upstream.Read(make([]byte, 1))
+					sent := strings.Repeat(interim, rng.IntN(60)) // together less than what is too much
+					var sending sync.WaitGroup
+					sending.Go(func() { _, _ = io.WriteString(upstream, sent) })
+					if chance(rng, 2) {
+						sending.Wait() // or it is cut short
+					} else {
+						time.Sleep(time.Duration(rng.IntN(20)) * time.Millisecond)
+					}
+					reasons[i%len(reasons)](client, upstream)
+					if got := k.cause(t); got == Finished {
+						t.Errorf("session %d: its exchange is no failure", i)
+					}
+					k.wg.Wait()
+					until(t, "a session that is given up is out of the registry", func() bool { return k.streams.Len() == 0 })
+					got, _ := io.ReadAll(client)
+					client.Close()
+					upstream.Close()
+					sending.Wait()
+					if rest := strings.ReplaceAll(string(got), interim, ""); !strings.HasPrefix(string(k.Refusal(400)), rest) &&
+						!strings.HasPrefix(string(k.Refusal(502)), rest) && !strings.HasPrefix(string(k.Refusal(504)), rest) && !strings.HasPrefix(interim, rest) {
+						t.Errorf("session %d: the client got %.200q", i, rest)
+					}
+				})
+			}
+			all.Wait()
+			until(t, "all descriptors are closed", func() bool { return openDescriptors() <= before })
 		})
 	}
 }
