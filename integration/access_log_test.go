@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -225,6 +226,61 @@ http://:80 {
 	for _, bad := range []string{"secret", "\x1b"} {
 		if strings.Contains(string(data), bad) {
 			t.Errorf("the log has %q", bad)
+		}
+	}
+}
+
+// TestFail2ban: the filter in contrib finds in real lines who is refused, and nobody else.
+func TestFail2ban(t *testing.T) {
+	regex := tool(t, "fail2ban-regex")
+	address := freeport.Address(t)
+	log := accessLog{filepath.Join(t.TempDir(), "access.log")}
+	start(t, fmt.Sprintf(`{
+	log access {
+		include streamprox.access
+		output file %s
+	}
+	layer4 {
+		%s {
+			route {
+				proxy_protocol {
+					allow 127.0.0.0/8
+				}
+				inspect {
+					log
+					route {
+						http_respond 200 ok
+					}
+				}
+			}
+		}
+	}
+}`, log.path, address))
+	const forged = `/","cause":"malformed","remote_ip":"192.0.2.99"`
+	for client, request := range map[string]string{
+		"192.0.2.1": "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+		"192.0.2.2": "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+		"192.0.2.3": "GET " + strings.ReplaceAll(forged, `"`, "%22") + " HTTP/1.1\r\nHost: a\r\n\r\n",
+		"192.0.2.4": "GET / HTTP/1.1\r\nHost: a\r\nX: " + forged + "\r\n\r\n",
+		"192.0.2.5": "GET /x HTTP/1.1\r\nHost: " + forged + "\r\n\r\n",
+	} {
+		conn := dial(t, address)
+		fmt.Fprintf(conn, "PROXY TCP4 %s 127.0.0.1 4000 80\r\n%s", client, request)
+		_, _ = io.ReadAll(conn)
+		log.await(t, client, func(l accessLine) bool { return l.RemoteIP == client && l.Message == "ended" })
+	}
+	out, err := exec.Command(regex, "--print-all-matched", log.path, "../contrib/fail2ban/streamprox.conf").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	_, matched, _ := strings.Cut(string(out), "Matched line(s):")
+	matched, _, _ = strings.Cut(matched, "Missed line(s):")
+	if matched == "" {
+		t.Fatalf("no line is matched: %s", out)
+	}
+	for client, want := range map[string]bool{"192.0.2.1": true, "192.0.2.2": false, "192.0.2.3": false, "192.0.2.4": false, "192.0.2.5": true} {
+		if got := strings.Contains(matched, `"remote_ip":"`+client+`"`); got != want {
+			t.Errorf("%s: banned is %v, want %v: %s", client, got, want, matched)
 		}
 	}
 }
