@@ -401,9 +401,11 @@ $("confirm-yes").addEventListener("click", async () => {
 	}
 });
 $("detail-close").addEventListener("click", () => $("detail").close());
-// Where the row has ended meanwhile, the browser has nowhere to put the focus back.
+// Where the row has ended meanwhile, the browser has nowhere to put the focus back: it may
+// leave it for a moment inside the dialog that is gone.
 $("detail").addEventListener("close", () => {
-	if (document.activeElement === document.body) $("streams").focus({ preventScroll: true });
+	const focused = document.activeElement;
+	if (focused === document.body || $("detail").contains(focused)) $("streams").focus({ preventScroll: true });
 });
 
 $("detail-explain").addEventListener("click", () => {
