@@ -462,7 +462,7 @@ func drainCommand(drain bool) *cobra.Command {
 	command := &cobra.Command{
 		Use:     "undrain <upstream>",
 		Short:   "Sends new streams to an upstream again",
-		Long:    "\nTakes back what drain did: new streams and requests go to the upstream again.",
+		Long:    "\nTakes back what drain did: new streams go to the upstream again.",
 		Example: "  caddy streamprox undrain 10.0.0.5:9000",
 		Args:    cobra.ExactArgs(1),
 		RunE: withClient(func(ctx context.Context, command *cobra.Command, client *adminClient, args []string) error {
@@ -473,8 +473,7 @@ func drainCommand(drain bool) *cobra.Command {
 		command.Use = "drain <upstream>"
 		command.Short = "Sends no new streams to an upstream"
 		command.Long = `
-Sends no new streams and no more requests to an upstream. The streams that it has go on;
-"kill --upstream" ends them. The address is written as in "upstreams".`
+Sends no new streams to an upstream. Those that it has go on; "kill --upstream" ends them. The address is written as in "upstreams".`
 		command.Example = "  caddy streamprox drain 10.0.0.5:9000"
 	}
 	addAdminFlags(command)

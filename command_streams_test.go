@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -137,6 +139,32 @@ ended       finished 120, killed 1
 				t.Errorf("asked %q, want %q", got, test.wantAsked)
 			}
 		})
+	}
+}
+
+// TestSeeAndSteerPage runs the commands of see-and-steer.md, and compares what they print.
+func TestSeeAndSteerPage(t *testing.T) {
+	page, err := os.ReadFile("docs/see-and-steer.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, block := range regexp.MustCompile("(?s)```\n\\$ caddy streamprox ([^\n]+)\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
+		s := steered(t)
+		s.upstreams[1] = map[string]any{"address": "10.0.0.6:9000", "healthy": false, "draining": false, "streams": 0, "fails": 3, "max_connections": 10}
+		out, _, err := runCommand(append(strings.Fields(block[1]), "--address", s.address())...)
+		if err != nil || out != block[2] {
+			t.Errorf("%s: got %v\n%s\nwant\n%s", block[1], err, out, block[2])
+		}
+		ran++
+	}
+	if ran == 0 {
+		t.Error("the page shows no command")
+	}
+	for _, command := range streamsCommands() {
+		if !strings.Contains(string(page), command.Name()) {
+			t.Errorf("nothing about %s", command.Name())
+		}
 	}
 }
 
