@@ -380,6 +380,10 @@ func (h *Inspect) logDecision(in *inspection) {
 		zap.Duration("duration", time.Since(in.started)),
 		zap.String("route", h.routeName(in.route)),
 	}
+	if in.Outcome() == opening.HTTP {
+		s := in.summary()
+		fields = append(fields, zap.String("method", s.Method), zap.String("host", s.Host), zap.String("path", s.Path))
+	}
 	if reason := in.Head.Err(); reason != nil {
 		fields = append(fields, zap.NamedError("reason", reason))
 	}
