@@ -114,7 +114,11 @@ func openRaw(cx *layer4.Connection, conn net.Conn, l *ledger) *account.Record {
 // it ended, unless a reason is known that came before. A nil record has no account, and one that
 // is closed stays closed.
 func closeAccount(record *account.Record, cause string, err error, engine string) {
-	reading, first := record.End()
+	if record == nil {
+		return
+	}
+	l := ledgerOf(record)
+	reading, first := record.End(l != nil)
 	if !first {
 		return
 	}
@@ -123,7 +127,7 @@ func closeAccount(record *account.Record, cause string, err error, engine string
 	}
 	reading.Engine = engine
 	totals.add(reading)
-	if l := ledgerOf(record); l != nil {
+	if l != nil {
 		reading.Client, reading.Local = record.Ends().Client(), record.Ends().Local()
 		l.write("ended", reading)
 	}

@@ -122,7 +122,7 @@ func (r *relayed) Take(client net.Conn, data []byte, due time.Time, kept net.Con
 	}
 	// A request that has not been answered had a place and an account, and gets others.
 	r.to.Release()
-	r.record.End()
+	r.record.End(false)
 	in := r.next(client, data)
 	in.isDue(due)
 	in.turn.hold()

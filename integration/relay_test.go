@@ -599,6 +599,11 @@ func TestReload(t *testing.T) {
 		send(t, conn, "GET / HTTP/1.1\r\nHost: a\r\n"[:3*i], 1<<20)
 		early = append(early, conn)
 	}
+	// One that the old configuration has not accepted would be reset by the kernel.
+	eventually(t, "all connections under inspection", func() bool {
+		_, metrics := s.api("GET", "/metrics", "")
+		return strings.Contains(metrics, fmt.Sprintf("\ncaddy_streamprox_inspecting_connections %d\n", len(early)))
+	})
 
 	if err := s.load(caddyfile("two", second)); err != nil {
 		t.Fatal(err)

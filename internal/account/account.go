@@ -7,7 +7,7 @@
 //	record.Meter().Delivered(account.Down, n) // for each piece
 //	record.Change(func(s *account.Summary) { s.Upstream = "10.0.0.5:9000" })
 //	…
-//	reading, _ := record.End()
+//	reading, _ := record.End(true)
 //
 // A piece that is delivered costs two atomic additions, no lock and no memory.
 package account
@@ -56,7 +56,7 @@ var (
 // zero Meter is ready, and so is a nil one, which counts nothing.
 type Meter struct {
 	up, down atomic.Int64 // bytes
-	last     atomic.Int64 // when a byte was last delivered: nanoseconds since epoch
+	last     atomic.Int64 // when a byte was last delivered: nanoseconds since Epoch
 	first    atomic.Int64 // when the response began, likewise; 0: not yet
 	status   atomic.Int32 // of the response; 0: none yet, or not known
 }
@@ -70,11 +70,18 @@ const (
 	Down Direction = false
 )
 
-// epoch is what the times of meters are measured from.
-var epoch = time.Now()
+// Epoch is what the times of meters are measured from.
+var Epoch = time.Now()
 
 // Delivered counts n bytes.
 func (m *Meter) Delivered(to Direction, n int) {
+	if m != nil {
+		m.DeliveredAt(to, n, time.Since(Epoch))
+	}
+}
+
+// DeliveredAt is Delivered for those who know the time, since Epoch.
+func (m *Meter) DeliveredAt(to Direction, n int, at time.Duration) {
 	if m == nil {
 		return
 	}
@@ -83,14 +90,14 @@ func (m *Meter) Delivered(to Direction, n int) {
 	} else {
 		m.down.Add(int64(n))
 	}
-	m.last.Store(int64(time.Since(epoch)))
+	m.last.Store(int64(at))
 }
 
 // Responded notes the status of the response, when that begins. 0, and all but the first one,
 // are no matter.
 func (m *Meter) Responded(status int) {
 	if m != nil && status != 0 && m.status.Load() == 0 {
-		m.first.Store(int64(time.Since(epoch)))
+		m.first.Store(int64(time.Since(Epoch)))
 		m.status.Store(int32(status))
 	}
 }
@@ -101,7 +108,7 @@ func (m *Meter) reset() {
 	m.down.Store(0)
 	m.first.Store(0)
 	m.status.Store(0)
-	m.last.Store(int64(time.Since(epoch)))
+	m.last.Store(int64(time.Since(Epoch)))
 }
 
 // State is what a request or a stream is doing.
@@ -161,7 +168,7 @@ type Record struct {
 	prev, next *Record // in the shard of the table; nil: not there
 
 	id                ID
-	started           time.Duration // since epoch
+	started           time.Duration // since Epoch
 	ends              Ends
 	kind              unique.Handle[kind]
 	upstream          string
@@ -196,7 +203,7 @@ func (r *Record) summary(now time.Time) Summary {
 	common := r.kind.Value()
 	s := Summary{
 		ID:          r.id,
-		Started:     now.Add(r.started - now.Sub(epoch)), // by the clock as it is set now
+		Started:     now.Add(r.started - now.Sub(Epoch)), // by the clock as it is set now
 		State:       r.state,
 		Outcome:     common.outcome,
 		Route:       common.route,
@@ -293,7 +300,7 @@ func (r *Record) Read() Reading {
 // read is Read without the addresses. r is locked.
 func (r *Record) read() Reading {
 	at := time.Now()
-	now := at.Sub(epoch)
+	now := at.Sub(Epoch)
 	reading := Reading{Summary: r.summary(at)}
 	reading.Up, reading.Down = r.meter.up.Load(), r.meter.down.Load()
 	reading.Status = int(r.meter.status.Load())
@@ -346,7 +353,7 @@ func (r *Record) begin(s Summary) {
 	}
 	r.meter.reset()
 	r.mu.Lock()
-	r.id, r.started = s.ID, s.Started.Sub(epoch)
+	r.id, r.started = s.ID, s.Started.Sub(Epoch)
 	r.set(&s)
 	r.mu.Unlock()
 	sh := r.book.Table.shard(s.ID)
@@ -364,9 +371,10 @@ func (r *Record) begin(s Summary) {
 func (t *Table) shard(id ID) *shard { return &t.shards[id%shards] }
 
 // End takes the record out of its table, and returns what is known at the end, but for the
-// addresses. It reports false if that has been done. The record does not keep what the next
-// request on the connection has no use for.
-func (r *Record) End() (reading Reading, first bool) {
+// addresses; unless whole, only the method, the bytes and the cause. It reports false if that
+// has been done. The record does not keep what the next request on the connection has no use
+// for.
+func (r *Record) End(whole bool) (reading Reading, first bool) {
 	if r == nil {
 		return Reading{}, false
 	}
@@ -376,7 +384,15 @@ func (r *Record) End() (reading Reading, first bool) {
 		return Reading{}, false
 	}
 	r.state = Ended
-	reading = r.read()
+	if whole {
+		reading = r.read()
+	} else {
+		reading.ID, reading.Method = r.id, r.head[:r.method]
+		reading.Up, reading.Down = r.meter.up.Load(), r.meter.down.Load()
+		if r.late != nil {
+			reading.Cause = r.late.cause
+		}
+	}
 	r.head, r.method, r.host, r.late = "", 0, 0, nil
 	r.mu.Unlock()
 	sh := r.book.Table.shard(reading.ID)

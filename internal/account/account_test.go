@@ -45,11 +45,11 @@ func TestRecord(t *testing.T) {
 	if got.Up != 3 || got.Down != 9 || got.Status != 101 || got.Upstream != "u" || got.Host != "example.com" || got.FirstByte <= 0 || got.Age < got.FirstByte || got.Idle < 0 {
 		t.Errorf("got %+v", got)
 	}
-	end, first := r.End()
+	end, first := r.End(true)
 	if !first || end.Up != 3 || end.State != Ended {
 		t.Errorf("the end: got %+v, %v", end, first)
 	}
-	if _, first := r.End(); first {
+	if _, first := r.End(true); first {
 		t.Error("it has ended twice")
 	}
 	if table.Len() != 0 || table.Find(got.ID) != nil || len(table.All()) != 0 {
@@ -61,14 +61,14 @@ func TestRecord(t *testing.T) {
 	if next.ID == got.ID || next.Up != 0 || next.Down != 0 || next.Status != 0 || next.FirstByte != 0 || next.Upstream != "" || table.Find(next.ID) != r {
 		t.Errorf("again: got %+v", next)
 	}
-	r.End()
+	r.End(true)
 }
 
 func TestKill(t *testing.T) {
 	var table Table
 	book := Book{Table: &table}
 	r := book.Begin(Summary{})
-	defer r.End()
+	defer r.End(true)
 	if r.Kill("killed") {
 		t.Error("killed by nobody")
 	}
@@ -86,7 +86,7 @@ func TestNil(t *testing.T) {
 	r.Meter().Responded(200)
 	r.Change(func(*Summary) { t.Error("changed") })
 	r.EndBy(nil)
-	if _, first := r.End(); first {
+	if _, first := r.End(true); first {
 		t.Error("it has ended")
 	}
 }
@@ -139,7 +139,7 @@ func TestSummary(t *testing.T) {
 	r.Change(func(s *Summary) { s.Inspected, s.Dialed = time.Nanosecond, 100*time.Hour })
 	want.Inspected, want.Dialed = time.Microsecond, math.MaxUint32*time.Microsecond
 	check("other durations", r.Read().Summary)
-	end, _ := r.End()
+	end, _ := r.End(true)
 	want.State, want.Client, want.Local = Ended, nil, nil
 	check("its end", end.Summary)
 	if ends := r.Ends(); ends.Client().String() != "192.0.2.1:80" || ends.Local().String() != "/run/x" {
@@ -163,7 +163,7 @@ func TestCosts(t *testing.T) {
 	}
 	if got := testing.AllocsPerRun(100, func() {
 		r.Change(func(s *Summary) { s.State, s.Dialed = Open, time.Millisecond })
-		r.End()
+		r.End(true)
 		r.Again(request())
 	}); got > 0 {
 		t.Errorf("the next request: %v allocations", got)
@@ -212,7 +212,7 @@ func TestConcurrent(t *testing.T) {
 			for {
 				r.Meter().Delivered(Down, 1)
 				r.Change(func(s *Summary) { s.Route = "x" })
-				r.End()
+				r.End(true)
 				select {
 				case <-stop:
 					return
@@ -234,5 +234,23 @@ func TestConcurrent(t *testing.T) {
 	wg.Wait()
 	if table.Len() != 0 {
 		t.Errorf("%d records are left", table.Len())
+	}
+}
+
+// TestEndInPart: who needs little of it does not pay for the rest.
+func TestEndInPart(t *testing.T) {
+	var table Table
+	book := Book{Table: &table}
+	r := book.Begin(Summary{Method: "GET", Host: "h", Path: "/", Route: "r"})
+	r.Meter().Delivered(Up, 3)
+	r.Meter().DeliveredAt(Down, 4, time.Since(Epoch))
+	r.EndBy(func() {})
+	r.Kill("killed")
+	got, first := r.End(false)
+	if !first || got.Method != "GET" || got.Up != 3 || got.Down != 4 || got.Cause != "killed" || got.ID == 0 {
+		t.Errorf("got %+v, %v", got, first)
+	}
+	if table.Len() != 0 {
+		t.Error("it is still in its table")
 	}
 }

@@ -34,7 +34,7 @@ func newEngine(streams *Registry, warn func(string, error)) Engine {
 
 // epoch is what the engine's times are measured from: a time.Duration is a third of a
 // time.Time.
-var epoch = time.Now()
+var epoch = account.Epoch
 
 // Start implements [Engine].
 func (e *Event) Start(s *Stream) (detached bool) {
