@@ -193,7 +193,17 @@ func parseClient(value string) (netip.Prefix, error) {
 // matches reports whether the filter means v.
 func (f *streamFilter) matches(v *streamView) bool {
 	for name, value := range f.equal {
-		if got := equalFilters[name](v); got != value && !(name == "host" && strings.EqualFold(got, value)) {
+		got := equalFilters[name](v)
+		same := got == value
+		switch name {
+		case "host":
+			same = strings.EqualFold(got, value)
+		case "upstream":
+			// The list of upstreams has the network of those that are not TCP.
+			_, address, hasNetwork := strings.Cut(value, "/")
+			same = same || hasNetwork && address == got
+		}
+		if !same {
 			return false
 		}
 	}
@@ -393,6 +403,7 @@ func serveStats(w http.ResponseWriter, _ *http.Request) error {
 		"since":      began,
 		"streams":    byDestination,
 		"waiting":    relay.Count().Waiting,
+		"parked":     parkedConnections.Load(),
 		"ended":      totals.causes(),
 		"bytes_up":   up,
 		"bytes_down": down,

@@ -73,7 +73,7 @@ var filterFlags = []struct{ name, usage string }{
 	{"upstream", "Only streams to that upstream"},
 	{"client", "Only streams from that address, or that range as in 192.0.2.0/24"},
 	{"destination", "Only streams to that destination: relay, http_app, http_respond, inspect"},
-	{"state", "Only streams in that state: inspecting, dialing, open, waiting, parked"},
+	{"state", "Only streams in that state: dialing, open"},
 	{"older", "Only streams that are older, as in 10m"},
 }
 
@@ -128,9 +128,9 @@ func streamsCommand() *cobra.Command {
 		Use:   "streams",
 		Short: "Lists the streams of a running Caddy",
 		Long: `
-Lists the streams of a running Caddy, the youngest first: connections that are inspected,
-relayed, or with the HTTP app, and those that wait for their next request. What a client has
-sent is shown with its control characters escaped.
+Lists the streams of a running Caddy, the youngest first: each request until its response is
+delivered, and each stream until it ends. A connection that waits for its next request is not
+listed; stats counts those. What a client has sent is shown with its control characters escaped.
 
 --watch draws the list again every second, as many streams as the terminal has lines.`,
 		Example: `  caddy streamprox streams --route chat --older 10m --sort -rate

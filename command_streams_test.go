@@ -43,7 +43,7 @@ func steered(t *testing.T) *stubAdmin {
 		"age": 3700, "client": "198.51.100.7:40000", "outcome": "silent", "route": "ssh", "upstream": "127.0.0.1:22", "rate": 0,
 		"method": nil, "host": nil, "path": nil, "proto": nil, "status": nil, "bytes_up": 100, "bytes_down": 3 << 20,
 	})
-	s.add("7f3a9c0000000014", map[string]any{"age": 200000, "route": nil, "upstream": nil, "destination": "http_app", "state": "waiting", "path": hostile, "status": 200, "rate": 5e6})
+	s.add("7f3a9c0000000014", map[string]any{"age": 200000, "route": nil, "upstream": nil, "destination": "http_app", "path": hostile, "status": 200, "rate": 5e6})
 	s.upstreams = []map[string]any{
 		{"address": "10.0.0.5:9000", "healthy": true, "draining": false, "streams": 1, "fails": 0, "max_connections": 0},
 		{"address": "unix//run/app.sock", "healthy": false, "draining": true, "streams": 0, "fails": 3, "max_connections": 10},
@@ -59,10 +59,10 @@ func TestCommands(t *testing.T) {
 	}{
 		{
 			"all streams", "streams", `
-ID                AGE    CLIENT              ROUTE  TO        UPSTREAM       STATE             BYTES          RATE  REQUEST
-7f3a9c0000000012  12s    192.0.2.1:50000     chat   relay     10.0.0.5:9000  open 101         21 KiB     1.6 KiB/s  GET example.com/chat/1
-7f3a9c0000000013  1h01m  198.51.100.7:40000  ssh    relay     127.0.0.1:22   open            3.0 MiB         0 B/s  silent
-7f3a9c0000000014  2d07h  192.0.2.1:50000     -      http_app  -              waiting 200      21 KiB     4.8 MiB/s  GET example.com/\x1b[2J\u009b2J\u202e<script>alert(1)</script>\n\\
+ID                AGE    CLIENT              ROUTE  TO        UPSTREAM       STATE          BYTES          RATE  REQUEST
+7f3a9c0000000012  12s    192.0.2.1:50000     chat   relay     10.0.0.5:9000  open 101      21 KiB     1.6 KiB/s  GET example.com/chat/1
+7f3a9c0000000013  1h01m  198.51.100.7:40000  ssh    relay     127.0.0.1:22   open         3.0 MiB         0 B/s  silent
+7f3a9c0000000014  2d07h  192.0.2.1:50000     -      http_app  -              open 200      21 KiB     4.8 MiB/s  GET example.com/\x1b[2J\u009b2J\u202e<script>alert(1)</script>\n\\
 3 streams
 `, nil,
 		},
@@ -75,8 +75,8 @@ ID                AGE  CLIENT           ROUTE  TO     UPSTREAM       STATE      
 		},
 		{
 			"the fastest", "streams --sort -rate --limit 1", `
-ID                AGE    CLIENT           ROUTE  TO        UPSTREAM  STATE             BYTES          RATE  REQUEST
-7f3a9c0000000014  2d07h  192.0.2.1:50000  -      http_app  -         waiting 200      21 KiB     4.8 MiB/s  GET example.com/\x1b[2J\u009b2J\u202e<script>alert(1)</script>\n\\
+ID                AGE    CLIENT           ROUTE  TO        UPSTREAM  STATE          BYTES          RATE  REQUEST
+7f3a9c0000000014  2d07h  192.0.2.1:50000  -      http_app  -         open 200      21 KiB     4.8 MiB/s  GET example.com/\x1b[2J\u009b2J\u202e<script>alert(1)</script>\n\\
 1 of 3 streams; --limit shows more
 `, nil,
 		},

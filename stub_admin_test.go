@@ -70,7 +70,7 @@ func (s *stubAdmin) add(id string, fields map[string]any) {
 	defer s.mu.Unlock()
 	stream := map[string]any{
 		"id": id, "started": "2026-11-27T10:00:00Z", "age": 12.5, "client": "192.0.2.1:50000", "local": "203.0.113.1:443",
-		"outcome": "http", "route": "chat", "destination": "relay", "upstream": "10.0.0.5:9000", "engine": "event",
+		"outcome": "http", "route": "chat", "destination": "relay", "upstream": "10.0.0.5:9000",
 		"method": "GET", "host": "example.com", "path": "/chat/1", "proto": "HTTP/1.1", "status": 101, "state": "open",
 		"bytes_up": 1024, "bytes_down": 20480, "rate": 1638.4, "idle": 0.2,
 	}

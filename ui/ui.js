@@ -359,7 +359,6 @@ async function showDetail() {
 			["Route", inert(s.route)],
 			["Destination", inert(s.destination)],
 			["Upstream", inert(s.upstream)],
-			["Engine", inert(s.engine)],
 			["State", inert(s.state)],
 			["Status", s.status ? String(s.status) : ""],
 			["Started", `${new Date(s.started).toLocaleString()}, ${age(s.age)} ago`],

@@ -1,0 +1,284 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
+)
+
+// steerSite is a Caddy with streams to see and steer.
+type steerSite struct {
+	*server
+	program      string // the caddy command
+	address      string // where clients connect to
+	first, other string // upstreams of the route ws, first while it may be
+	socket       string // upstream of the route raw, as the admin API writes it
+}
+
+func startSteered(t *testing.T) *steerSite {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveBackend(t, ln, echo("raw"))
+	s := &steerSite{program: buildCaddy(t), address: freeport.Address(t), first: upgradingServer(t), other: upgradingServer(t), socket: "unix/" + path}
+	s.server = start(t, layer4Caddyfile(s.address, fmt.Sprintf(`
+		@ws http_request path /ws/*
+		route @ws {
+			relay %s %s {
+				lb_policy first
+			}
+		}
+		@raw inspected other
+		route @raw {
+			relay %s
+		}`, s.first, s.other, s.socket)))
+	return s
+}
+
+// websocket opens a WebSocket at a path, and sends a message there and back.
+func (s *steerSite) websocket(path string) net.Conn {
+	s.t.Helper()
+	conn := dial(s.t, s.address)
+	_, _ = io.WriteString(conn, strings.Replace(upgradeRequest, "/ws/%d", path, 1)+"frame")
+	got := make([]byte, len(switched+"frame"))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != switched+"frame" {
+		s.t.Fatalf("the WebSocket %s: got %q (%v)", path, got, err)
+	}
+	return conn
+}
+
+// raw opens a stream that is not HTTP.
+func (s *steerSite) raw() net.Conn {
+	s.t.Helper()
+	conn := dial(s.t, s.address)
+	_, _ = io.WriteString(conn, "\x00\x01")
+	if _, err := io.ReadFull(conn, make([]byte, len("raw\n")+2)); err != nil {
+		s.t.Fatal(err)
+	}
+	return conn
+}
+
+// isKilled tests that a stream ends with a reset.
+func isKilled(t *testing.T, what string, conn net.Conn) {
+	t.Helper()
+	if _, err := io.ReadAll(conn); !isReset(err) {
+		t.Errorf("%s: ended with %v, want a reset", what, err)
+	}
+}
+
+// command runs `caddy streamprox` and returns what it prints.
+func (s *steerSite) command(args ...string) (out, problem string, err error) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 3*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, s.program, append(append([]string{"streamprox"}, args...), "--address", s.admin)...)
+	cmd.WaitDelay = time.Second
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err = cmd.Run()
+	return stdout.String(), stderr.String(), err
+}
+
+// prints runs a command, which must go well.
+func (s *steerSite) prints(args ...string) string {
+	s.t.Helper()
+	out, problem, err := s.command(args...)
+	if err != nil || problem != "" {
+		s.t.Fatalf("%q: %v: %s%s", args, err, out, problem)
+	}
+	return out
+}
+
+// table returns the lines of a table below the names, with what a row has in each column.
+func table(t *testing.T, text string) (rows []map[string]string) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	names := strings.Fields(lines[0])
+	for _, line := range lines[1:] {
+		row, cells := make(map[string]string), strings.FieldsFunc(strings.ReplaceAll(line, "  ", "\t"), func(r rune) bool { return r == '\t' })
+		if len(cells) != len(names) {
+			continue // the line at the end
+		}
+		for i, name := range names {
+			row[name] = strings.TrimSpace(cells[i])
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// has tests that a row has these cells.
+func has(t *testing.T, what string, row, want map[string]string) {
+	t.Helper()
+	for name, value := range want {
+		if row[name] != value {
+			t.Errorf("%s: %s is %q, want %q; all: %v", what, name, row[name], value, row)
+		}
+	}
+}
+
+// TestSteerCommands runs the commands that see and steer.
+func TestSteerCommands(t *testing.T) {
+	s := startSteered(t)
+	one, two, raw := s.websocket("/ws/1"), s.websocket("/ws/2"), s.raw()
+	eventually(t, "three streams", func() bool { return s.list("").Total == 3 })
+
+	// The list.
+	out := s.prints("streams", "--sort", "-age")
+	rows := table(t, out)
+	if len(rows) != 3 || !strings.HasSuffix(out, "\n3 streams\n") {
+		t.Fatalf("got\n%s", out)
+	}
+	id := rows[0]["ID"]
+	has(t, "the WebSocket", rows[0], map[string]string{
+		"CLIENT": one.LocalAddr().String(), "ROUTE": "ws", "TO": "relay", "UPSTREAM": s.first, "STATE": "open 101", "REQUEST": "GET Example.com/ws/1",
+	})
+	has(t, "the other stream", rows[2], map[string]string{"ROUTE": "raw", "TO": "relay", "STATE": "open", "REQUEST": "other"})
+	for _, test := range []struct {
+		filter []string
+		want   int
+	}{
+		{[]string{"--route", "ws"}, 2},
+		{[]string{"--host", "example.com"}, 2},
+		{[]string{"--client", "127.0.0.0/8"}, 3},
+		{[]string{"--client", "192.0.2.1"}, 0},
+		{[]string{"--destination", "relay"}, 3},
+		{[]string{"--state", "open"}, 3},
+		{[]string{"--older", "1h"}, 0},
+		{[]string{"--upstream", s.first}, 2},
+		{[]string{"--upstream", s.socket}, 1}, // as upstreams writes it
+		{[]string{"--upstream", rows[2]["UPSTREAM"]}, 1},
+	} {
+		var list struct {
+			Total   int
+			Streams []struct{ ID, Path, Upstream string }
+		}
+		out := s.prints(append([]string{"streams", "--json"}, test.filter...)...)
+		if err := json.Unmarshal([]byte(out), &list); err != nil || list.Total != test.want || len(list.Streams) != test.want {
+			t.Errorf("%q: got %v, want %d streams: %s", test.filter, err, test.want, out)
+		}
+	}
+	for args, names := range map[string]string{
+		"streams --client nobody":    `client: "nobody"`,
+		"streams --older long":       `older: "long"`,
+		"streams --sort size":        `sort: unknown order "size"`,
+		"kill 0123456789abcdef":      `no stream "0123456789abcdef" is under way`,
+		"kill --route ws --over 25h": `over: "25h"`,
+		"drain 192.0.2.1:1":          `no relay has the upstream "192.0.2.1:1"`,
+	} {
+		out, problem, err := s.command(strings.Fields(args)...)
+		if err == nil || out != "" || !strings.Contains(problem, names) {
+			t.Errorf("%s: got %v, %q, %q, want %s", args, err, out, problem, names)
+		}
+	}
+
+	// Drain: streams go on, new ones go elsewhere.
+	if got, want := s.prints("drain", s.first), s.first+": draining; it has 2 streams\n"; got != want {
+		t.Errorf("drain: got %q, want %q", got, want)
+	}
+	s.websocket("/ws/3")
+	upstreams := func() map[string]map[string]string {
+		t.Helper()
+		by := make(map[string]map[string]string)
+		for _, row := range table(t, s.prints("upstreams")) {
+			by[row["UPSTREAM"]] = row
+		}
+		return by
+	}
+	got := upstreams()
+	has(t, "drained", got[s.first], map[string]string{"HEALTH": "healthy", "DRAIN": "draining", "STREAMS": "2", "MAX": "-", "FAILS": "0"})
+	has(t, "not drained", got[s.other], map[string]string{"HEALTH": "healthy", "DRAIN": "-", "STREAMS": "1"})
+	has(t, "a socket", got[s.socket], map[string]string{"HEALTH": "healthy", "DRAIN": "-", "STREAMS": "1"})
+	var all []struct {
+		Address  string
+		Draining bool
+	}
+	if err := json.Unmarshal([]byte(s.prints("upstreams", "--json")), &all); err != nil || len(all) != 3 {
+		t.Errorf("upstreams --json: got %v (%v)", all, err)
+	}
+	for range 2 { // one that is drained already, and one that is not any more
+		if got, want := s.prints("drain", s.socket), s.socket+": draining; it has 1 stream\n"; got != want {
+			t.Errorf("drain: got %q, want %q", got, want)
+		}
+	}
+	refused := dial(t, s.address)
+	_, _ = io.WriteString(refused, "\x00\x01")
+	if got, err := io.ReadAll(refused); len(got) > 0 || err != nil && !isReset(err) {
+		t.Errorf("the only upstream is drained: got %q (%v), want the end", got, err)
+	}
+	for range 2 {
+		if got, want := s.prints("undrain", s.socket), s.socket+": takes new streams; it has 1 stream\n"; got != want {
+			t.Errorf("undrain: got %q, want %q", got, want)
+		}
+	}
+	s.raw().Close()
+	eventually(t, "end of the stream that was closed", func() bool { return s.list("route=raw").Total == 1 })
+
+	// Kill.
+	if got, want := s.prints("kill", id), "ended "+id+"\n"; got != want {
+		t.Errorf("kill: got %q, want %q", got, want)
+	}
+	isKilled(t, "by its id", one)
+	eventually(t, "end", func() bool { return s.list("route=ws").Total == 2 })
+	if _, problem, err := s.command("kill", id); err == nil || !strings.Contains(problem, id) {
+		t.Errorf("killed twice: got %v, %q", err, problem)
+	}
+	if got, want := s.prints("kill", "--upstream", s.socket, "--older", "0s"), "ended 1 stream\n"; got != want {
+		t.Errorf("kill: got %q, want %q", got, want)
+	}
+	isKilled(t, "by the socket", raw)
+	if got, want := s.prints("kill", "--upstream", s.first, "--over", "10ms"), "ending 1 stream over 10ms\n"; got != want {
+		t.Errorf("kill: got %q, want %q", got, want)
+	}
+	isKilled(t, "by the upstream", two)
+	eventually(t, "an upstream without streams", func() bool { return upstreams()[s.first]["STREAMS"] == "0" })
+	if got, want := s.prints("undrain", s.first), s.first+": takes new streams; it has 0 streams\n"; got != want {
+		t.Errorf("undrain: got %q, want %q", got, want)
+	}
+	s.websocket("/ws/4")
+	if got := upstreams()[s.first]; got["STREAMS"] != "1" {
+		t.Errorf("not drained any more: got %v", got)
+	}
+
+	// Totals.
+	eventually(t, "two streams", func() bool { return s.list("").Total == 2 })
+	var names []string
+	stats := make(map[string]string)
+	for line := range strings.Lines(s.prints("stats")) {
+		name, value, _ := strings.Cut(line, "  ")
+		names, stats[name] = append(names, name), strings.TrimSpace(value)
+	}
+	if want := []string{"since", "streams", "waiting", "parked", "requests", "bytes up", "bytes down", "ended"}; !slices.Equal(names, want) {
+		t.Errorf("stats: got %q, want %q", names, want)
+	}
+	if stats["streams"] != "relay 2" || !strings.Contains(stats["ended"], "killed ") || stats["requests"] == "0" || stats["bytes up"] == "0 B" {
+		t.Errorf("stats: got %q", stats)
+	}
+	var totals map[string]any
+	if err := json.Unmarshal([]byte(s.prints("stats", "--json")), &totals); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"since", "streams", "waiting", "parked", "requests", "bytes_up", "bytes_down", "ended"} {
+		if totals[name] == nil {
+			t.Errorf("stats --json: no %s in %v", name, totals)
+		}
+	}
+	if got, want := s.prints("kill", "--all"), "ended 2 streams\n"; got != want {
+		t.Errorf("kill: got %q, want %q", got, want)
+	}
+	eventually(t, "end of all", func() bool { return s.prints("streams") == "no streams\n" })
+}
