@@ -1,12 +1,14 @@
 package integration
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -14,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
+
+	"github.com/streamprox/caddy-streamprox/internal/browsertest"
 	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
@@ -281,4 +286,181 @@ func TestSteerCommands(t *testing.T) {
 		t.Errorf("kill: got %q, want %q", got, want)
 	}
 	eventually(t, "end of all", func() bool { return s.prints("streams") == "no streams\n" })
+}
+
+// page is the page that `caddy streamprox ui` serves, in a browser.
+type page struct {
+	t       *testing.T
+	ctx     context.Context
+	browser *browsertest.Browser
+}
+
+// openPage runs `caddy streamprox ui` and a browser until the test ends.
+func (s *steerSite) openPage(chromium string) *page {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 6*patience)
+	s.t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, s.program, "streamprox", "ui", "--address", s.admin)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		if err := cmd.Wait(); err != nil {
+			s.t.Errorf("the end of the command: %v", err)
+		}
+	})
+	address, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	p := &page{t: s.t}
+	p.ctx, p.browser = browsertest.Start(s.t, chromium, 6*patience)
+	p.do("opening", chromedp.EmulateViewport(1280, 900), chromedp.Navigate(strings.TrimSpace(address)), chromedp.WaitVisible(chromedp.CSS("#state[data-state=live]")))
+	return p
+}
+
+func (p *page) do(what string, steps ...chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	if err := chromedp.Do(p.ctx, steps...); err != nil {
+		p.t.Fatalf("%s: %v; console: %q; the page: %s", what, err, p.browser.Complaints(), p.text("body"))
+	}
+}
+
+func (p *page) click(selector string) chromedp.Action[chromedp.Void] {
+	return chromedp.Click(chromedp.CSS(selector))
+}
+
+// until waits until the JavaScript expression is true.
+func (p *page) until(expression string) chromedp.Action[chromedp.Void] {
+	return chromedp.Poll[chromedp.Void](expression, chromedp.WithPollingTimeout(patience))
+}
+
+// text returns what an element shows, in words with one space between them.
+func (p *page) text(selector string) string {
+	got, err := chromedp.Run(p.ctx, chromedp.Evaluate[string](fmt.Sprintf("document.querySelector(%q)?.innerText ?? 'no such element'", selector)))
+	if err != nil {
+		return err.Error()
+	}
+	return strings.Join(strings.Fields(got), " ")
+}
+
+// TestSteerPage uses the page in a browser.
+func TestSteerPage(t *testing.T) {
+	chromium := browsertest.Find(t)
+	s := startSteered(t)
+	p := s.openPage(chromium)
+	p.do("nothing yet", p.until(`!document.querySelector("#none").hidden`))
+
+	// A stream that begins is shown. Its path is text, as it was sent: inspect refuses a
+	// path with <, but lets through what a browser could make that of.
+	const path = "/ws/%3Cscript%3Ealert(1)%3C/script%3E&lt;script&gt;"
+	conn := s.websocket(path)
+	p.do("the stream", p.until(`document.querySelectorAll("#rows tr").length === 1`), p.until(`document.querySelector("#rows .state").innerText === "open 101"`))
+	listed := s.list("").Streams
+	if len(listed) != 1 {
+		t.Fatalf("got %v", listed)
+	}
+	stream := listed[0]
+	const request = "GET Example.com" + path
+	for selector, want := range map[string]string{
+		"#rows .id":      stream.ID,
+		"#rows .client":  conn.LocalAddr().String(),
+		"#rows .to":      "relay " + s.first,
+		"#rows .request": request,
+	} {
+		if got := p.text(selector); got != want {
+			t.Errorf("%s: got %q, want %q", selector, got, want)
+		}
+	}
+	inert := func(where string) {
+		t.Helper()
+		p.do("scripts", p.until(`document.scripts.length === 1 && document.scripts[0].src.endsWith("/ui.js")`))
+		if got := p.text(where); !strings.Contains(got, path) {
+			t.Errorf("%s: the path is not shown as it was sent: %q", where, got)
+		}
+	}
+	inert("#rows")
+
+	// Filters, as the admin API has them.
+	p.do("a wrong filter", chromedp.SendKeys(chromedp.CSS("#filter [name=client]"), "nobody"), p.until(`!document.querySelector("#filter-error").hidden`))
+	if got, want := p.text("#filter-error"), `client: "nobody" is neither`; !strings.HasPrefix(got, want) {
+		t.Errorf("a wrong filter: got %q, want %q", got, want)
+	}
+	p.do("no filter", p.click("#filter [type=reset]"), p.until(`document.querySelector("#filter-error").hidden`))
+	for _, sort := range []string{"-rate", "rate", "-bytes", "bytes", "-age", "age"} {
+		p.do("the order "+sort, chromedp.SetValue(chromedp.CSS("#filter [name=sort]"), sort))
+	}
+	p.do("another route", chromedp.SendKeys(chromedp.CSS("#filter [name=route]"), "other"), p.until(`document.querySelectorAll("#rows tr").length === 0`),
+		p.click("#filter [type=reset]"), p.until(`document.querySelectorAll("#rows tr").length === 1`))
+
+	// Upstreams.
+	p.do("three upstreams", p.until(`document.querySelectorAll("#upstream-list li").length === 3`))
+	for _, address := range []string{s.first, s.socket} {
+		card := fmt.Sprintf("#upstream-list [data-address='%s']", address)
+		p.do("drain", p.click(card+" button"), p.until(fmt.Sprintf(`document.querySelector(%q).dataset.draining === "true"`, card)))
+		if got := p.text(card); !strings.Contains(got, "healthy draining") {
+			t.Errorf("%s: drained: got %q", address, got)
+		}
+		if !strings.Contains(s.prints("upstreams"), "draining") {
+			t.Errorf("%s is not drained", address)
+		}
+		p.do("undrain", p.until(fmt.Sprintf(`!document.querySelector(%q).disabled`, card+" button")), p.click(card+" button"),
+			p.until(fmt.Sprintf(`document.querySelector(%q).dataset.draining === "false"`, card)))
+	}
+
+	// Explain: a head that is pasted.
+	p.do("explain", chromedp.SetValue(chromedp.CSS("#question [name=text]"), "GET "+path+" HTTP/1.1\nHost: example.com\n\n"),
+		p.click("#question > button"), p.until(`!document.querySelector("#answer").hidden`))
+	if got, want := p.text("#destination"), "to "+s.first; !strings.HasPrefix(got, want) {
+		t.Errorf("the destination: got %q, want %q", got, want)
+	}
+	for selector, want := range map[string]string{
+		"#answer [data-route=ws][data-answer=yes]":             "route ws taken",
+		"#answer [data-matcher=http_request][data-answer=yes]": "http_request",
+		"#answer [data-handler=inspect]":                       "→ inspect",
+		"#answer [data-route=ws] [data-handler=relay]":         "→ relay",
+		"#answer [data-route=raw][data-answer='not asked']":    "route raw not asked",
+		"#answer .upstream-choice":                             s.first + " 1 stream",
+		"#answer pre":                                          "GET " + path + " HTTP/1.1",
+		"#next":                                                "next request: ",
+	} {
+		if got := p.text(selector); !strings.HasPrefix(got, want) {
+			t.Errorf("explained, %s: got %q, want %q", selector, got, want)
+		}
+	}
+	inert("#answer")
+	p.do("explain a script", chromedp.SetValue(chromedp.CSS("#question [name=text]"), "GET /<script>alert(1)</script> HTTP/1.1\nHost: example.com\n\n"),
+		p.click("#question > button"), p.until(`document.querySelector("#destination").dataset.kind === "answer"`))
+	if got, want := p.text("#answer"), "outcome malformed: invalid byte or percent-encoding in the path"; !strings.Contains(got, want) {
+		t.Errorf("explained: got %q, want %q", got, want)
+	}
+
+	// What became of a stream, and its end.
+	p.do("the stream", p.click("#rows button"), p.until(`document.querySelectorAll("#detail-facts dd").length > 5`))
+	inert("#detail")
+	for _, want := range []string{request + " HTTP/1.1", "Outcome http", "Came in at " + s.address, "Upstream " + s.first, "State open", "Status 101"} {
+		if got := p.text("#detail"); !strings.Contains(got, want) {
+			t.Errorf("the stream: no %q in %q", want, got)
+		}
+	}
+	p.do("explain it", p.click("#detail-explain"), p.until(`document.querySelector("#answer").innerText.includes("The head is made of")`))
+	if got, want := p.text("#destination"), "to "+s.first; !strings.HasPrefix(got, want) {
+		t.Errorf("the destination of the stream: got %q, want %q", got, want)
+	}
+	p.do("the stream again", p.click("#rows button"), p.until(`document.querySelectorAll("#detail-facts dd").length > 5`))
+	p.do("kill", p.click("#kill"), p.until(`document.querySelector("#confirm").open`))
+	p.do("kill it", p.click("#confirm-yes"), p.until(`document.querySelector("#detail-state").innerText === "Ended by you."`))
+	isKilled(t, "on the page", conn)
+	p.do("no stream", p.click("#detail-close"), p.until(`document.querySelectorAll("#rows tr").length === 0`))
+	p.do("the totals", p.until(`document.querySelector("#facts").innerText.includes("killed")`))
+
+	wanted := func(complaint string) bool { return strings.Contains(complaint, "status of 400") }
+	if got := slices.DeleteFunc(p.browser.Complaints(), wanted); len(got) > 0 {
+		t.Errorf("console: %q", got)
+	}
 }
