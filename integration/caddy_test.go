@@ -33,6 +33,34 @@ import (
 // patience bounds every wait for something that should happen soon.
 const patience = 20 * time.Second
 
+// noAccounts returns an error if the account of a request or a stream is left when all tests
+// have ended.
+func noAccounts() error {
+	address, release, err := freeport.Find()
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := caddy.Load([]byte(`{"admin":{"listen":"`+address+`","config":{"persist":false}}}`), true); err != nil {
+		return err
+	}
+	defer caddy.Stop()
+	var left string
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		resp, err := http.Get("http://" + address + "/streamprox/streams")
+		if err != nil {
+			left = err.Error()
+			continue
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if left = string(body); strings.HasPrefix(left, `{"total":0,`) {
+			return nil
+		}
+	}
+	return errors.New("accounts are left: " + left)
+}
+
 // server is the Caddy of this process, running a configuration of a test.
 type server struct {
 	t     *testing.T
@@ -57,7 +85,12 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := noAccounts(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // start runs Caddy with a Caddyfile until the test ends, and checks then that

@@ -60,8 +60,18 @@ func TestShutdownDrainsStreams(t *testing.T) {
 				t.Fatal(err)
 			}
 			exited := make(chan error, 1)
-			go func() { exited <- cmd.Wait() }()
-			t.Cleanup(func() { _ = cmd.Process.Kill() })
+			go func() {
+				defer close(exited)
+				exited <- cmd.Wait()
+			}()
+			t.Cleanup(func() {
+				if t.Failed() { // its goroutines say what it waits for
+					_ = cmd.Process.Signal(syscall.SIGQUIT)
+					<-exited
+					t.Log(output.String())
+				}
+				_ = cmd.Process.Kill()
+			})
 
 			conn := dial(t, address)
 			send(t, conn, getRoot, 1<<20)
