@@ -129,7 +129,9 @@ http://:80 {
 	for _, path := range []string{"/slow", "/app"} {
 		fmt.Fprintf(dial(t, address), "GET %s HTTP/1.1\r\nHost: other.example\r\n\r\n", path)
 	}
-	eventually(t, "all streams in the list", func() bool { return s.list("").Total == n+3 })
+	eventually(t, "all streams in the list, with their destinations", func() bool {
+		return s.list("destination=relay&state=open").Total == n+2 && s.list("destination=http_app").Total == 1
+	})
 
 	for query, want := range map[string]int{
 		"route=ws":             n,
