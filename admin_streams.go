@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
@@ -24,6 +25,19 @@ import (
 )
 
 // The endpoints of requests and streams under way, and of upstreams.
+
+// adminLogModule gives the log of what is done through the admin API its name.
+type adminLogModule struct{}
+
+// CaddyModule returns the name of the log as that of a module, which it is not.
+func (adminLogModule) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "streamprox.admin"}
+}
+
+// logDone logs what a client of the admin API does to streams or to an upstream.
+func logDone(r *http.Request, message string, fields ...zap.Field) {
+	caddy.ActiveContext().Logger(adminLogModule{}).Info(message, append([]zap.Field{zap.String("remote", r.RemoteAddr)}, fields...)...)
+}
 
 // streamView is a request or a stream as the admin API shows it.
 type streamView struct {
@@ -323,6 +337,7 @@ func serveEndStream(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	logDone(r, "ending streams", zap.Stringer("id", record.Read().ID), zap.Int("streams", 1))
 	return writeJSON(w, map[string]int{"ended": killRecords([]*account.Record{record})})
 }
 
@@ -367,9 +382,13 @@ func serveEndStreams(w http.ResponseWriter, r *http.Request) error {
 	for _, v := range found {
 		records = append(records, v.record)
 	}
+	query.Del("over")
+	fields := []zap.Field{zap.String("filter", query.Encode()), zap.Int("streams", len(found))}
 	if over == 0 {
+		logDone(r, "ending streams", fields...)
 		return writeJSON(w, map[string]int{"ended": killRecords(records)})
 	}
+	logDone(r, "ending streams", append(fields, zap.Duration("over", over))...)
 	for i, v := range found {
 		// Those that rest come first, and clients that come back at once do not come together.
 		at := time.Duration((float64(i) + rand.Float64()) / float64(len(found)) * float64(over))
@@ -469,5 +488,10 @@ func serveDrain(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return apiError(http.StatusNotFound, fmt.Errorf("no relay has the upstream %.200q", address))
 	}
+	message := "upstream takes new streams"
+	if drains {
+		message = "draining upstream"
+	}
+	logDone(r, message, zap.String("upstream", peer.Address), zap.Int64("streams", peer.Streams))
 	return writeJSON(w, peer)
 }

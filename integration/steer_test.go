@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptrace"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,6 +82,7 @@ func (s *steerSite) raw() net.Conn {
 // isKilled tests that a stream ends with a reset.
 func isKilled(t *testing.T, what string, conn net.Conn) {
 	t.Helper()
+	_ = conn.SetDeadline(time.Now().Add(patience)) // what was done before may have taken longer
 	if _, err := io.ReadAll(conn); !isReset(err) {
 		t.Errorf("%s: ended with %v, want a reset", what, err)
 	}
@@ -222,9 +225,16 @@ func TestSteerCommands(t *testing.T) {
 	}
 	refused := dial(t, s.address)
 	_, _ = io.WriteString(refused, "\x00\x01")
-	if got, err := io.ReadAll(refused); len(got) > 0 || err != nil && !isReset(err) {
+	if got, err := io.ReadAll(refused); len(got) > 0 || err != nil {
 		t.Errorf("the only upstream is drained: got %q (%v), want the end", got, err)
 	}
+	s.prints("drain", s.other)
+	refused = dial(t, s.address)
+	fmt.Fprintf(refused, upgradeRequest, 0)
+	if got, err := io.ReadAll(refused); !strings.HasPrefix(string(got), "HTTP/1.1 503 ") || err != nil {
+		t.Errorf("all upstreams are drained: got %q (%v), want 503", got, err)
+	}
+	s.prints("undrain", s.other)
 	for range 2 {
 		if got, want := s.prints("undrain", s.socket), s.socket+": takes new streams; it has 1 stream\n"; got != want {
 			t.Errorf("undrain: got %q, want %q", got, want)
@@ -286,6 +296,78 @@ func TestSteerCommands(t *testing.T) {
 		t.Errorf("kill: got %q, want %q", got, want)
 	}
 	eventually(t, "end of all", func() bool { return s.prints("streams") == "no streams\n" })
+}
+
+// TestSteerLog tests that what is done through the admin API is logged, at the default level:
+// who has done what.
+func TestSteerLog(t *testing.T) {
+	address, upstream := freeport.Address(t), upgradingServer(t)
+	s := &steerSite{address: address}
+	s.server = startQuiet(t, layer4Caddyfile(address, `
+		@ws http_request path /ws/*
+		route @ws {
+			relay `+upstream+`
+		}`))
+	// done returns the status of a request to the admin API, and the address that it came from.
+	done := func(method, path string) (status int, from string) {
+		t.Helper()
+		trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { from = info.Conn.LocalAddr().String() }}
+		req, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), method, "http://"+s.admin+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode, from
+	}
+	var conns []net.Conn
+	for i := range 4 {
+		conns = append(conns, s.websocket(fmt.Sprintf("/ws/%d", i)))
+	}
+	eventually(t, "streams", func() bool { return s.list("state=open").Total == len(conns) })
+	id := s.list("sort=-age").Streams[0].ID
+
+	expected := 0
+	for _, test := range []struct {
+		method, path string
+		status       int
+		want         map[string]any // fields of the line, none if nothing was done
+	}{
+		{"POST", "/upstreams/" + upstream + "/drain", 200, map[string]any{"msg": "draining upstream", "upstream": upstream, "streams": 4}},
+		{"POST", "/upstreams/" + upstream + "/undrain", 200, map[string]any{"msg": "upstream takes new streams", "upstream": upstream, "streams": 4}},
+		{"DELETE", "/streams/" + id, 200, map[string]any{"msg": "ending streams", "id": id, "streams": 1}},
+		{"DELETE", "/streams?host=none%0A&older=0s", 200, map[string]any{"msg": "ending streams", "filter": "host=none%0A&older=0s", "streams": 0}},
+		{"DELETE", "/streams?route=ws&over=10ms", 202, map[string]any{"msg": "ending streams", "filter": "route=ws", "streams": 3, "over": 0.01}},
+		{"DELETE", "/streams?all=true&client=192.0.2.1", 200, map[string]any{"msg": "ending streams", "filter": "all=true&client=192.0.2.1", "streams": 0}},
+		{"DELETE", "/streams?route=ws&over=long", 400, nil},
+		{"DELETE", "/streams/0123456789abcdef", 404, nil},
+		{"POST", "/upstreams/192.0.2.1:1/drain", 404, nil},
+		{"GET", "/streams", 200, nil},
+	} {
+		status, from := done(test.method, "/streamprox"+test.path)
+		if status != test.status {
+			t.Errorf("%s %s: got %d, want %d", test.method, test.path, status, test.status)
+		}
+		if test.want != nil {
+			expected++
+			test.want["logger"], test.want["level"], test.want["remote"] = "streamprox.admin", "info", from
+			s.logs.expect(t, test.want)
+		}
+		if strings.HasPrefix(test.path, "/streams/"+id) { // the list that follows is without it
+			isKilled(t, "by its id", conns[0])
+			eventually(t, "end", func() bool { return s.list("").Total == len(conns)-1 })
+		}
+	}
+	for _, conn := range conns[1:] {
+		isKilled(t, "by its route", conn)
+	}
+	if got := s.logs.lines(map[string]any{"logger": "streamprox.admin"}); len(got) != expected {
+		t.Errorf("got %d lines, want %d: %v", len(got), expected, got)
+	}
 }
 
 // page is the page that `caddy streamprox ui` serves, in a browser.
