@@ -260,7 +260,19 @@ func TestSteerCommands(t *testing.T) {
 		t.Errorf("kill: got %q, want %q", got, want)
 	}
 	isKilled(t, "by the upstream", two)
-	eventually(t, "an upstream without streams", func() bool { return upstreams()[s.first]["STREAMS"] == "0" })
+	eventually(t, "an upstream without streams", func() bool {
+		var all []struct {
+			Address string
+			Streams int
+		}
+		s.get("/streamprox/upstreams", &all)
+		for _, u := range all {
+			if u.Address == s.first {
+				return u.Streams == 0
+			}
+		}
+		return false
+	})
 	if got, want := s.prints("undrain", s.first), s.first+": takes new streams; it has 0 streams\n"; got != want {
 		t.Errorf("undrain: got %q, want %q", got, want)
 	}
@@ -295,7 +307,10 @@ func TestSteerCommands(t *testing.T) {
 	if got, want := s.prints("kill", "--all"), "ended 2 streams\n"; got != want {
 		t.Errorf("kill: got %q, want %q", got, want)
 	}
-	eventually(t, "end of all", func() bool { return s.prints("streams") == "no streams\n" })
+	eventually(t, "end of all", func() bool { return s.list("").Total == 0 })
+	if got, want := s.prints("streams"), "no streams\n"; got != want {
+		t.Errorf("streams: got %q, want %q", got, want)
+	}
 }
 
 // TestSteerLog tests that what is done through the admin API is logged, at the default level:
