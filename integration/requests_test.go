@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/streamprox/caddy-streamprox/internal/freeport"
@@ -175,11 +176,17 @@ func TestRequestsAcrossAReload(t *testing.T) {
 		}`
 	}
 	asked, answer := make(chan struct{}), make(chan struct{})
+	arrived := sync.OnceFunc(func() { close(asked) })
 	slow := backend(t, func(conn net.Conn) {
-		if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
+		request, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil {
 			return
 		}
-		close(asked)
+		if request.URL.Path != "/slow" {
+			t.Errorf("%s goes where the old configuration sends it", request.URL.Path)
+			return
+		}
+		arrived()
 		<-answer
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow")
 	})
@@ -201,12 +208,14 @@ func TestRequestsAcrossAReload(t *testing.T) {
 		content, _ := io.ReadAll(response.Body)
 		return string(content) == "new"
 	})
+	// Caddy starts the new configuration before it stops the old one, which still routes until
+	// then. The idle connection shows when that is: it ends.
+	idle.get("", "end")
 	close(answer)
 	busy.get("", "slow", "end")
 	if err := <-done; err != nil {
 		t.Errorf("loading: %v", err)
 	}
-	idle.get("/b/2", "end")
 }
 
 // Where the requests of one connection go, with the default of relay and of http_app.
