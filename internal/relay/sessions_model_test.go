@@ -165,6 +165,17 @@ func (r *modelRequest) rand(whose int) *rand.Rand {
 	return rand.New(rand.NewPCG(r.seed, uint64(whose)))
 }
 
+// readAnswer reads the content of the response to r. Where the client cannot rely on getting all,
+// and the end of the connection is that of the content, an early end may look like any other: a
+// reset, which only the sending was told of, or a Unix socket has none.
+func (r *modelRequest) readAnswer(response *http.Response, rely bool) ([]byte, error) {
+	got, err := io.ReadAll(response.Body)
+	if err == nil && r.framing == httphead.UntilClose && !rely && len(got) < len(r.answer) {
+		err = io.ErrUnexpectedEOF
+	}
+	return got, err
+}
+
 // keeps reports whether the client's connection is to be kept after the response; and sure,
 // whether that is certain.
 func (r *modelRequest) keeps() (keeps, sure bool) {
@@ -611,10 +622,7 @@ func (c *modelClient) receive(w *world, conn net.Conn, writer io.Writer, goOn ch
 			c.tunnel(w, conn, writer, br, r, rely)
 			return
 		}
-		got, err := io.ReadAll(response.Body)
-		if r.framing == httphead.UntilClose && !rely && len(got) < len(r.answer) {
-			err = io.ErrUnexpectedEOF // a reset, which only the sending was told of, or a Unix socket has none
-		}
+		got, err := r.readAnswer(response, rely)
 		if !bytes.HasPrefix(r.answer, got) || err == nil && len(got) != len(r.answer) {
 			t.Errorf("client %d: (%v): got another response, of %d bytes", c.number, r, len(got))
 			return
@@ -746,7 +754,7 @@ func (c *modelClient) browse(w *world) {
 			cancel()
 			continue
 		}
-		got, err := io.ReadAll(response.Body)
+		got, err := r.readAnswer(response, rely)
 		response.Body.Close()
 		cancel()
 		switch {
