@@ -153,7 +153,13 @@ const (
 
 // benign reports whether the client can rely on a response.
 func (r *modelRequest) benign() bool {
-	return r.ends == endsNot && !(r.early && r.expects) || r.ends == endsSilently && !r.early
+	return r.ends == endsNot && !(r.early && r.expects) && !r.unread() || r.ends == endsSilently && !r.early
+}
+
+// unread reports whether the server answers r without reading its content. Then its end is a
+// reset, if it closes the connection, which may break the response off.
+func (r *modelRequest) unread() bool {
+	return r.early && r.server == 1 && (r.expects || r.seed%2 == 0)
 }
 
 // repeatable reports whether it may be sent twice.
@@ -591,18 +597,37 @@ func (c *modelClient) send(w io.Writer, r *modelRequest, continues <-chan struct
 	return writeContent(w, c.rng, r.content, r.chunked) == nil
 }
 
+// relies reports whether the client can rely on the response to its request number i, once it has
+// those before. What it has sent ahead of an end may be too much, and the end a reset, which
+// destroys the responses before it that are still on their way (RFC 9112 section 9.6).
+func (c *modelClient) relies(i int) bool {
+	last := len(c.requests) - 1
+	for k := i; k <= last; k++ {
+		r := c.requests[k]
+		if k > i && (!c.pipelines || r.upgrades || c.requests[k-1].upgrades) {
+			break // it is sent once the response before it is there
+		}
+		fails := !r.benign()
+		if k > 0 && c.requests[k-1].ends == endsSilently && !(r.repeatable() && len(r.content) == 0) {
+			fails = true // it may go up to who closes the connection just now
+		}
+		keeps, sure := r.keeps()
+		ends := fails || !(keeps && sure)
+		switch {
+		case k == i && fails, ends && k > i && len(r.content) > 0, ends && k < last && c.pipelines:
+			return false
+		}
+	}
+	return true
+}
+
 // receive reads the responses and compares them.
 func (c *modelClient) receive(w *world, conn net.Conn, writer io.Writer, goOn chan<- int, continues chan<- struct{}) {
 	t := w.t
 	br := bufio.NewReaderSize(slowReader{conn, rand.New(rand.NewPCG(w.seed, uint64(3000+c.number)))}, 1+size(rand.New(rand.NewPCG(w.seed, 0)), 17))
 	rely := c.aborts == 0 && !w.disturbed // on getting all
 	for i, r := range c.requests {
-		if i > 0 && c.requests[i-1].ends == endsSilently && !(r.repeatable() && len(r.content) == 0) {
-			rely = false // it may go up to who closes the connection just now
-		}
-		if keeps, sure := r.keeps(); !r.benign() || c.pipelines && i < len(c.requests)-1 && !(keeps && sure) {
-			rely = false // what it sends ahead of an end may be too much, and the end a reset
-		}
+		rely = rely && c.relies(i)
 		response, err := c.next(w, br, r, continues)
 		if err != nil {
 			if rely {
@@ -1103,8 +1128,19 @@ func (w *world) serveHTTP(ln net.Listener) (stop func()) {
 				return
 			}
 			rng := r.rand(2 + int(r.arrived.Load()))
-			if pause(rng); !r.early && !w.compare(r, req.Body) {
-				panic(http.ErrAbortHandler)
+			pause(rng)
+			switch {
+			case !r.early:
+				if !w.compare(r, req.Body) {
+					panic(http.ErrAbortHandler)
+				}
+			case !r.unread():
+				if err := http.NewResponseController(rw).EnableFullDuplex(); err != nil {
+					w.t.Error(err)
+				}
+				var reading sync.WaitGroup
+				reading.Go(func() { w.compare(r, req.Body) })
+				defer reading.Wait()
 			}
 			rw.Header().Set("X-For", r.id)
 			for range r.interims {
