@@ -295,8 +295,13 @@ func (w *world) turn(t *testing.T) {
 		}
 	}
 	for _, o := range w.owners {
-		if o.begun && (!o.closed || o.ended != o.exchanges || o.hasServer) {
-			t.Errorf("client %d: in the end: closed %v, %d of %d exchanges ended, upstream %v", o.client, o.closed, o.ended, o.exchanges, o.hasServer)
+		if !o.begun {
+			continue
+		}
+		// One that has handed the connection on is told of the end after that has been registered.
+		until(t, "the owner is told of the end", o.closed.Load)
+		if o.ended != o.exchanges || o.hasServer {
+			t.Errorf("client %d: in the end: %d of %d exchanges ended, upstream %v", o.client, o.ended, o.exchanges, o.hasServer)
 		}
 	}
 	until(t, "no descriptor is left", func() bool { return openDescriptors() <= before })
@@ -471,12 +476,15 @@ func pause(rng *rand.Rand) {
 // slowReader reads from a connection in pieces, with pauses.
 type slowReader struct {
 	net.Conn
-	rng *rand.Rand
+	rng  *rand.Rand
+	over bool // nothing more can be read: a head that is malformed is one that was broken off
 }
 
-func (r slowReader) Read(p []byte) (int, error) {
+func (r *slowReader) Read(p []byte) (int, error) {
 	pause(r.rng)
-	return r.Conn.Read(p[:min(len(p), 1+size(r.rng, 17))])
+	n, err := r.Conn.Read(p[:min(len(p), 1+size(r.rng, 17))])
+	r.over = err != nil
+	return n, err
 }
 
 // shrink gives sockets little room, or leaves it as it is.
@@ -624,11 +632,12 @@ func (c *modelClient) relies(i int) bool {
 // receive reads the responses and compares them.
 func (c *modelClient) receive(w *world, conn net.Conn, writer io.Writer, goOn chan<- int, continues chan<- struct{}) {
 	t := w.t
-	br := bufio.NewReaderSize(slowReader{conn, rand.New(rand.NewPCG(w.seed, uint64(3000+c.number)))}, 1+size(rand.New(rand.NewPCG(w.seed, 0)), 17))
+	in := &slowReader{Conn: conn, rng: rand.New(rand.NewPCG(w.seed, uint64(3000+c.number)))}
+	br := bufio.NewReaderSize(in, 1+size(rand.New(rand.NewPCG(w.seed, 0)), 17))
 	rely := c.aborts == 0 && !w.disturbed // on getting all
 	for i, r := range c.requests {
 		rely = rely && c.relies(i)
-		response, err := c.next(w, br, r, continues)
+		response, err := c.next(w, in, br, r, continues)
 		if err != nil {
 			if rely {
 				t.Errorf("client %d: (%v): %v", c.number, r, err)
@@ -675,11 +684,11 @@ func (c *modelClient) receive(w *world, conn net.Conn, writer io.Writer, goOn ch
 }
 
 // next reads the next final response. It must be the one to r.
-func (c *modelClient) next(w *world, br *bufio.Reader, r *modelRequest, continues chan<- struct{}) (*http.Response, error) {
+func (c *modelClient) next(w *world, in *slowReader, br *bufio.Reader, r *modelRequest, continues chan<- struct{}) (*http.Response, error) {
 	for {
 		response, err := http.ReadResponse(br, &http.Request{Method: r.method})
 		if err != nil {
-			if badResponse(err) {
+			if badResponse(err) && !in.over {
 				w.t.Errorf("client %d: (%v): %v", c.number, r, err)
 			}
 			return nil, err
@@ -810,7 +819,7 @@ type modelOwner struct {
 	exchanges int         // begun
 	ended     int
 	hasServer bool // an upstream's connection that is not dropped
-	closed    bool
+	closed    atomic.Bool
 }
 
 // alone makes sure that one method runs at a time.
@@ -892,15 +901,15 @@ func (o *modelOwner) Refusal(status int) []byte {
 
 func (o *modelOwner) Ended(Account) {
 	defer o.alone()()
-	if o.ended++; o.ended > o.exchanges || o.closed {
+	if o.ended++; o.ended > o.exchanges || o.closed.Load() {
 		o.world.t.Errorf("client %d: %d exchanges have ended of %d", o.client, o.ended, o.exchanges)
 	}
 }
 
 func (o *modelOwner) Next(data []byte, kept bool) Next {
 	defer o.alone()()
-	if o.ended != o.exchanges || o.closed || kept && !o.hasServer {
-		o.world.t.Errorf("client %d: Next, after %d of %d exchanges; kept %v, closed %v", o.client, o.ended, o.exchanges, kept, o.closed)
+	if o.ended != o.exchanges || o.closed.Load() || kept && !o.hasServer {
+		o.world.t.Errorf("client %d: Next, after %d of %d exchanges; kept %v, closed %v", o.client, o.ended, o.exchanges, kept, o.closed.Load())
 	}
 	r, headLen, request := o.read(data)
 	switch {
@@ -932,18 +941,17 @@ func (o *modelOwner) Tunnelled() {}
 
 func (o *modelOwner) Dropped() {
 	defer o.alone()()
-	if !o.hasServer || o.closed {
-		o.world.t.Errorf("client %d: dropped, though there is %v; closed %v", o.client, o.hasServer, o.closed)
+	if !o.hasServer || o.closed.Load() {
+		o.world.t.Errorf("client %d: dropped, though there is %v; closed %v", o.client, o.hasServer, o.closed.Load())
 	}
 	o.hasServer = false
 }
 
 func (o *modelOwner) Closed() {
 	defer o.alone()()
-	if o.closed {
+	if o.closed.Swap(true) {
 		o.world.t.Errorf("client %d: closed twice", o.client)
 	}
-	o.closed = true
 }
 
 // arrived finds the request that a server has got, on a connection that has carried those of
@@ -1002,12 +1010,13 @@ func (w *world) serveConn(c net.Conn) {
 	_ = c.SetDeadline(time.Now().Add(modelPatience))
 	rng := rand.New(rand.NewPCG(w.seed, 4000))
 	shrink(rng, c)
-	br := bufio.NewReader(slowReader{c, rng})
+	in := &slowReader{Conn: c, rng: rng}
+	br := bufio.NewReader(in)
 	client := -1
 	for {
 		req, err := http.ReadRequest(br)
 		if err != nil {
-			if badResponse(err) {
+			if badResponse(err) && !in.over {
 				w.t.Errorf("client %d: the server got no request: %v", client, err)
 			}
 			return
