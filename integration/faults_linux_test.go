@@ -590,14 +590,16 @@ func listening(t *testing.T, address string) (n int) {
 func TestDescriptorsRunOutBeforeWrapper(t *testing.T) {
 	const limit = 512
 	address, admin := freeport.Address(t), freeport.Address(t)
-	_, logged := runLimited(t, buildCaddy(t), "{\nadmin "+admin+"\ndebug\nservers {\nlistener_wrappers {\nlayer4 {\nmatching_timeout 5m\n@t tls\nroute @t {\nclose\n}\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\n}\nhttp://"+address+" {\nrespond 204\n}\n", limit)
+	_, logged := runLimited(t, buildCaddy(t), "{\nadmin "+admin+"\ndebug\nservers {\nlistener_wrappers {\nlayer4 {\nmatching_timeout 5m\n@t tls\nroute @t {\nclose\n}\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\n}\nhttp://"+address+" {\nbind 127.0.0.1\nrespond 204\n}\n", limit)
 	eventually(t, "watch", func() bool { return strings.Contains(logged(), `"listeners":1`) })
-	_, port, _ := net.SplitHostPort(address)
 	accepting := func(want float64) bool {
-		got, ok := (&server{t: t, admin: admin}).samples()[`listener_accepting{address=":`+port+`"}`]
+		got, ok := (&server{t: t, admin: admin}).samples()[`listener_accepting{address="`+address+`"}`]
 		return ok && got == want
 	}
 	eventually(t, "metric of the listener", func() bool { return accepting(1) })
+	if n := listening(t, address); n != 1 {
+		t.Fatalf("%d sockets listen", n)
+	}
 	var conns []net.Conn
 	for range limit {
 		conn, err := net.Dial("tcp", address)
