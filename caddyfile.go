@@ -606,6 +606,29 @@ func inOption(d *caddyfile.Dispenser, option string, err error) error {
 	return d.WrapErr(fmt.Errorf("option '%s': %w", option, err))
 }
 
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax, in a site:
+//
+//	streamprox
+func (*SitePlaceholders) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume directive name
+	if d.NextArg() {
+		return d.Errf("streamprox takes no arguments; unexpected '%s'", d.Val())
+	}
+	if d.NextBlock(d.Nesting()) {
+		return d.Errf("streamprox takes no block; unexpected '%s'", d.Val())
+	}
+	return nil
+}
+
+// The directive comes before all others, which may use its placeholders.
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("streamprox", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		site := new(SitePlaceholders)
+		return site, site.UnmarshalCaddyfile(h.Dispenser)
+	})
+	httpcaddyfile.RegisterDirectiveOrder("streamprox", httpcaddyfile.Before, "tracing")
+}
+
 // UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:
 //
 //	http_request <matcher> [<args...>]

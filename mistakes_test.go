@@ -147,6 +147,20 @@ func TestHandlersInSites(t *testing.T) {
 	checkError(t, err, "")
 }
 
+// TestSiteDirectiveErrors checks what the directive streamprox refuses.
+func TestSiteDirectiveErrors(t *testing.T) {
+	for _, test := range []struct{ name, config, want string }{
+		{"alone", "streamprox", ""},
+		{"argument", "streamprox id", "streamprox takes no arguments; unexpected 'id', at Caddyfile:2"},
+		{"block", "streamprox {\n id\n}", "streamprox takes no block; unexpected 'id', at Caddyfile:3"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := adaptConfig("http://a {\n" + test.config + "\n}\n")
+			checkError(t, err, test.want)
+		})
+	}
+}
+
 // TestUnusedMatchersWarn checks that the adapter names matchers of inspect that no route
 // uses, and their lines.
 func TestUnusedMatchersWarn(t *testing.T) {

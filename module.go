@@ -46,7 +46,8 @@
 // edits the head, where a route asks for it; handler_http_app.go hands the connection to a
 // listener of the virtual network (internal/handover), or handler_relay.go asks a pool
 // (internal/upstream) for a connection to an upstream and hands both ends to internal/relay;
-// handler_respond.go answers instead. stream.go makes what handlers get, replay.go and
+// handler_respond.go answers instead. handler_site.go tells a site about its request.
+// stream.go makes what handlers get, replay.go and
 // reinspect.go what the HTTP server gets, relayed.go what the engine asks between two requests.
 // From there one way leads back to the beginning: what turn.go keeps of a request inspects
 // the next one on the connection. docs/architecture.md has pictures of it.
@@ -73,6 +74,7 @@ func init() {
 	caddy.RegisterModule(new(CookieSelection))
 	caddy.RegisterModule(new(URIHashSelection))
 	caddy.RegisterModule(new(AdminAPI))
+	caddy.RegisterModule(new(SitePlaceholders))
 
 	caddy.RegisterNetwork(networkName, listen)
 	caddy.RegisterNetwork(networkNameHTTP3, listenPacket)

@@ -17,6 +17,7 @@ import (
 // under which caddy-l4's http matcher sets its host.
 const (
 	inspectReplPrefix = layer4.AppReplPrefix + "inspect."
+	inspectIDReplKey  = inspectReplPrefix + "id"
 	httpReplPrefix    = stockHTTPReplPrefix
 	headerReplPrefix  = httpReplPrefix + "header."
 )
@@ -85,7 +86,7 @@ func knownAhead(value string) bool {
 	repl.Map(func(key string) (any, bool) {
 		switch {
 		case strings.HasPrefix(key, httpReplPrefix), strings.HasPrefix(key, tlsReplPrefix), strings.HasPrefix(key, envReplPrefix):
-		case key == remoteAddrReplKey, key == localAddrReplKey, key == layer4.ConnWrapTimeReplKey:
+		case key == remoteAddrReplKey, key == localAddrReplKey, key == layer4.ConnWrapTimeReplKey, key == inspectIDReplKey:
 		default:
 			known = false
 		}
@@ -100,7 +101,7 @@ func (in *inspection) replacerAhead() *caddy.Replacer {
 	repl, ofConnection := caddy.NewEmptyReplacer(), in.origin.placeholders()
 	repl.Map(func(key string) (any, bool) {
 		switch {
-		case strings.HasPrefix(key, httpReplPrefix):
+		case strings.HasPrefix(key, httpReplPrefix), key == inspectIDReplKey:
 			return in.placeholder(key)
 		case key == remoteAddrReplKey:
 			return in.client().RemoteAddr(), true

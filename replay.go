@@ -182,6 +182,9 @@ func (c *handedConn) account(record *account.Record) {
 	record.EndBy(func() { socket.Reset(c.Conn) })
 }
 
+// accountRecord implements accounted.
+func (c *handedConn) accountRecord() *account.Record { return c.record.Load() }
+
 // received counts n bytes that the server gets, and returns n.
 func (c *handedConn) received(n int) int {
 	if n > 0 {
@@ -255,6 +258,7 @@ func (c *replayConn) read(p []byte) (int, error) {
 type served interface {
 	handover.Conn
 	io.ReaderFrom
+	accounted
 	CloseWrite() error
 	handOvers() int
 }

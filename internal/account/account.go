@@ -245,6 +245,26 @@ func consists(s, a, b, c string) bool {
 	return len(s) == len(a)+len(b)+len(c) && s[:len(a)] == a && s[len(a):][:len(b)] == b && s[len(a)+len(b):] == c
 }
 
+// ID returns the ID of what is under way, or was last; 0 for a nil record.
+func (r *Record) ID() ID {
+	if r == nil {
+		return 0
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.id
+}
+
+// Route returns the route of what is under way, or was last; "" for a nil record.
+func (r *Record) Route() string {
+	if r == nil {
+		return ""
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.kind.Value().route
+}
+
 // Log returns that of the record's book. It is constant.
 func (r *Record) Log() any { return r.book.Log }
 
