@@ -86,6 +86,9 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
+	if err := cleanCaddy(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 	if err := noAccounts(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1

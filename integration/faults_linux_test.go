@@ -131,7 +131,6 @@ func TestKeepAlive(t *testing.T) {
 // take the last ones, and goes on with those that it has. Its listener survives, which it
 // would not if an accept failed.
 func TestDescriptorsRunOut(t *testing.T) {
-	caddy := buildCaddy(t)
 	upstream := backend(t, echo("up"))
 	for _, test := range []struct {
 		name, routes string // the routes of layer4
@@ -143,16 +142,9 @@ func TestDescriptorsRunOut(t *testing.T) {
 		{"http_app alone", "route {\nhttp_app\n}", "HTTP/1.1 204 No Content\r\n", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			address, home := freeport.Address(t), t.TempDir()
-			config := filepath.Join(home, "Caddyfile")
-			caddyfile := "{\nadmin off\nlayer4 {\n" + address + " {\n" + test.routes + "\n}\n}\n}\nhttp://:80 {\nbind streamprox/web\nrespond 204\n}\n"
-			if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
-				t.Fatal(err)
-			}
 			const limit, atOnce = 512, 64
-			log := filepath.Join(home, "log")
-			run(t, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home},
-				"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" run --config "$1" --adapter caddyfile 2>"$2"`, limit), caddy, config, log)
+			address := freeport.Address(t)
+			p := startLimited(t, limit, "{\nadmin off\nlayer4 {\n"+address+" {\n"+test.routes+"\n}\n}\n}\nhttp://:80 {\nbind streamprox/web\nrespond 204\n}\n")
 
 			// noDial is what an HTTP client gets that is let in and for which nothing is
 			// dialled.
@@ -250,9 +242,8 @@ func TestDescriptorsRunOut(t *testing.T) {
 				line, _ := ask(conn, bufio.NewReader(conn))
 				return line == test.first
 			})
-			said, err := os.ReadFile(log)
-			if got := strings.Count(string(said), "descriptors are scarce"); got == 0 || got > 5 || err != nil {
-				t.Errorf("the log says so %d times (%v), want once or so", got, err)
+			if got := strings.Count(p.output.String(), "descriptors are scarce"); got == 0 || got > 5 {
+				t.Errorf("the log says so %d times, want once or so", got)
 			}
 		})
 	}
@@ -261,7 +252,6 @@ func TestDescriptorsRunOut(t *testing.T) {
 // TestDescriptorsOfSilentClients: nor do clients that say nothing get the last descriptors,
 // before TLS or without it.
 func TestDescriptorsOfSilentClients(t *testing.T) {
-	caddy := buildCaddy(t)
 	for _, test := range []struct {
 		name, global, site string
 		tls                bool
@@ -271,15 +261,9 @@ func TestDescriptorsOfSilentClients(t *testing.T) {
 			"servers {\nprotocols h1\nlistener_wrappers {\nlayer4 {\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}", "https://ADDRESS {", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			address, home := freeport.Address(t), t.TempDir()
-			config := filepath.Join(home, "Caddyfile")
-			caddyfile := "{\nadmin off\n" + test.global + "\n}\n" + test.site + "\nrespond 204\n}\n"
-			if err := os.WriteFile(config, []byte(strings.ReplaceAll(caddyfile, "ADDRESS", address)), 0o600); err != nil {
-				t.Fatal(err)
-			}
 			const limit = 512
-			pid, _ := run(t, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home},
-				"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" run --config "$1" --adapter caddyfile`, limit), caddy, config)
+			address := freeport.Address(t)
+			pid := startLimited(t, limit, strings.ReplaceAll("{\nadmin off\n"+test.global+"\n}\n"+test.site+"\nrespond 204\n}\n", "ADDRESS", address)).pid()
 
 			served := func() bool {
 				conn, err := net.Dial("tcp", address)
@@ -338,30 +322,6 @@ func TestDescriptorsOfSilentClients(t *testing.T) {
 // descriptors.
 const stopped = "had stopped accepting for want of descriptors"
 
-// runLimited runs Caddy with so many descriptors, and returns its process and what it has
-// logged.
-func runLimited(t *testing.T, caddy, caddyfile string, limit int) (pid int, logged func() string) {
-	t.Helper()
-	home := t.TempDir()
-	config, log := filepath.Join(home, "Caddyfile"), filepath.Join(home, "log")
-	if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	pid, _ = run(t, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home},
-		"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" run --config "$1" --adapter caddyfile 2>"$2"`, limit), caddy, config, log)
-	logged = func() string {
-		said, _ := os.ReadFile(log) // there is none before it runs
-		return string(said)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			said := logged()
-			t.Logf("caddy:\n%s", said[max(0, len(said)-4000):])
-		}
-	})
-	return pid, logged
-}
-
 // descriptorsOf returns how many descriptors a process has.
 func descriptorsOf(t *testing.T, pid int) int {
 	t.Helper()
@@ -376,7 +336,6 @@ func descriptorsOf(t *testing.T, pid int) int {
 // however many are begun at once. A client whose dial is refused is told, which is no
 // failure of the upstream.
 func TestDescriptorsOfDials(t *testing.T) {
-	caddy := buildCaddy(t)
 	const limit, clients, enough = 1024, 560, 768
 	for _, test := range []struct {
 		name        string
@@ -397,17 +356,17 @@ func TestDescriptorsOfDials(t *testing.T) {
 			release := sync.OnceFunc(func() { close(letGo) })
 			t.Cleanup(release)
 			address := freeport.Address(t)
-			pid, logged := runLimited(t, caddy, "{\nadmin off\nlayer4 {\n"+address+" {\nroute {\ninspect {\ntimeout 5m\nmax_pending_per_ip 2000\nroute {\nrelay "+
-				upstream+" {\nfail_duration 1h\nmax_fails 1\n}\n}\n}\n}\n}\n}\n}\n", limit)
+			p := startLimited(t, limit, "{\nadmin off\nlayer4 {\n"+address+" {\nroute {\ninspect {\ntimeout 5m\nmax_pending_per_ip 2000\nroute {\nrelay "+
+				upstream+" {\nfail_duration 1h\nmax_fails 1\n}\n}\n}\n}\n}\n}\n}\n")
 			dial(t, address).Close()
-			before := descriptorsOf(t, pid) // that one may still count
+			before := descriptorsOf(t, p.pid()) // that one may still count
 
 			conns := make([]*net.TCPConn, clients)
 			for i := range conns {
 				conns[i] = dial(t, address)
 				send(t, conns[i], test.half, 1<<20)
 			}
-			eventually(t, "half of each", func() bool { return descriptorsOf(t, pid) >= before-1+clients })
+			eventually(t, "half of each", func() bool { return descriptorsOf(t, p.pid()) >= before-1+clients })
 			for _, conn := range conns {
 				_, _ = io.WriteString(conn, test.rest)
 			}
@@ -460,7 +419,7 @@ func TestDescriptorsOfDials(t *testing.T) {
 				line, _ := bufio.NewReader(conn).ReadString('\n')
 				return line == answered
 			})
-			said := logged() // of the door, too, if a handler began late
+			said := p.output.String() // of the door, too, if a handler began late
 			if strings.Contains(said, stopped) {
 				t.Error("the listener had stopped")
 			}
@@ -479,7 +438,6 @@ func TestDescriptorsOfDials(t *testing.T) {
 // of caddy-l4. The port answers again when they have left, and a reload takes it over
 // without losing a connection to the routes before.
 func TestDescriptorsRunOutBeforeHandlers(t *testing.T) {
-	caddy := buildCaddy(t)
 	const limit, clients = 1024, 1500
 	for _, test := range []struct {
 		name, listen, before string // the address and what comes before inspect
@@ -506,7 +464,7 @@ func TestDescriptorsRunOutBeforeHandlers(t *testing.T) {
 				return fmt.Sprintf("{\ndebug\nadmin %s\nlayer4 {\n%s {\n%sroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\nhttp://:80 {\nbind streamprox/web\nrespond %d\n}\n",
 					admin, listen, test.before, status)
 			}
-			_, logged := runLimited(t, caddy, caddyfile(204), limit)
+			p := startLimited(t, limit, caddyfile(204))
 			answer := func() string {
 				conn, err := net.Dial(network, address)
 				if err != nil {
@@ -538,13 +496,13 @@ func TestDescriptorsRunOutBeforeHandlers(t *testing.T) {
 			if test.stops {
 				// What Caddy had open for a moment may be closed by now, so that there are fewer
 				// descriptors than the limit, and nobody accepts.
-				eventually(t, "end of the accept loop", func() bool { return strings.Contains(logged(), "stopped handling listener socket") })
+				eventually(t, "end of the accept loop", func() bool { return strings.Contains(p.output.String(), "stopped handling listener socket") })
 			}
 			for _, conn := range conns {
 				conn.Close()
 			}
 			eventually(t, "service again", func() bool { return answer() == old })
-			if got := strings.Count(logged(), stopped); got > 1 || test.stops && got == 0 {
+			if got := strings.Count(p.output.String(), stopped); got > 1 || test.stops && got == 0 {
 				t.Errorf("the log says %d times that the listener had stopped", got)
 			}
 
@@ -590,8 +548,8 @@ func listening(t *testing.T, address string) (n int) {
 func TestDescriptorsRunOutBeforeWrapper(t *testing.T) {
 	const limit = 512
 	address, admin := freeport.Address(t), freeport.Address(t)
-	_, logged := runLimited(t, buildCaddy(t), "{\nadmin "+admin+"\ndebug\nservers {\nlistener_wrappers {\nlayer4 {\nmatching_timeout 5m\n@t tls\nroute @t {\nclose\n}\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\n}\nhttp://"+address+" {\nbind 127.0.0.1\nrespond 204\n}\n", limit)
-	eventually(t, "watch", func() bool { return strings.Contains(logged(), `"listeners":1`) })
+	p := startLimited(t, limit, "{\nadmin "+admin+"\ndebug\nservers {\nlistener_wrappers {\nlayer4 {\nmatching_timeout 5m\n@t tls\nroute @t {\nclose\n}\nroute {\ninspect {\nroute {\nhttp_app\n}\n}\n}\n}\n}\n}\n}\nhttp://"+address+" {\nbind 127.0.0.1\nrespond 204\n}\n")
+	eventually(t, "watch", func() bool { return strings.Contains(p.output.String(), `"listeners":1`) })
 	accepting := func(want float64) bool {
 		got, ok := (&server{t: t, admin: admin}).samples()[`listener_accepting{address="`+address+`"}`]
 		return ok && got == want
@@ -613,7 +571,7 @@ func TestDescriptorsRunOutBeforeWrapper(t *testing.T) {
 	for _, conn := range conns {
 		conn.Close()
 	}
-	eventually(t, "line in the log", func() bool { return strings.Count(logged(), stopped) == 1 })
+	eventually(t, "line in the log", func() bool { return strings.Count(p.output.String(), stopped) == 1 })
 	eventually(t, "metric of the end", func() bool { return accepting(0) })
 }
 
@@ -622,7 +580,7 @@ func TestDescriptorsRunOutBeforeWrapper(t *testing.T) {
 func TestMetricsOfScarcity(t *testing.T) {
 	const limit = 512
 	address, admin := freeport.Address(t), freeport.Address(t)
-	pid, _ := runLimited(t, buildCaddy(t), "{\nadmin "+admin+"\nlayer4 {\n"+address+" {\nroute {\ninspect {\nsilent_timeout 5m\nroute {\nclose\n}\n}\n}\n}\n}\n}\n", limit)
+	pid := startLimited(t, limit, "{\nadmin "+admin+"\nlayer4 {\n"+address+" {\nroute {\ninspect {\nsilent_timeout 5m\nroute {\nclose\n}\n}\n}\n}\n}\n}\n").pid()
 	dial(t, address).Close()
 	caddy := &server{t: t, admin: admin}
 	if n := caddy.samples()[`refusals_total{reason="descriptors"}`]; n != 0 {

@@ -16,7 +16,6 @@ import (
 // goroutines that have ended, of 480 bytes each: the runtime keeps them to use them again.
 func TestMemoryOfWaiting(t *testing.T) {
 	parksHere(t)
-	caddy := buildCaddy(t)
 	up := backend(t, func(conn net.Conn) {
 		request, err := http.ReadRequest(bufio.NewReader(conn))
 		switch {
@@ -39,7 +38,7 @@ func TestMemoryOfWaiting(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			address, admin := freeport.Address(t), freeport.Address(t)
 			global := strings.TrimPrefix(layer4Caddyfile(address, "route {\n"+test.handler+"\n}"), "{")
-			runLimited(t, caddy, "{\nadmin "+admin+global+"\nhttp://:80 {\nbind streamprox/web\nrespond ok\n}\n", 8192)
+			startLimited(t, 8192, "{\nadmin "+admin+global+"\nhttp://:80 {\nbind streamprox/web\nrespond ok\n}\n")
 			open := func(n int) {
 				for range n {
 					conn := dial(t, address)

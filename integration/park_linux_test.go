@@ -90,8 +90,8 @@ func TestParkedScarce(t *testing.T) {
 	parksHere(t)
 	const limit, spare = 512, 40
 	address, direct, admin := freeport.Address(t), freeport.Address(t), freeport.Address(t)
-	pid, _ := runLimited(t, buildCaddy(t), parkSite(address, "admin "+admin, "timeout 5m", "park 300ms", "respond ok")+
-		"\nhttp://"+direct+" {\nrespond ok\n}\n", limit)
+	pid := startLimited(t, limit, parkSite(address, "admin "+admin, "timeout 5m", "park 300ms", "respond ok")+
+		"\nhttp://"+direct+" {\nrespond ok\n}\n").pid()
 	waiting := func() int { return goroutinesIn(t, admin, waitsInServer) }
 	clients := connections(t, address, spare)
 	eventually(t, "parked connections", func() bool { return waiting() == 0 })

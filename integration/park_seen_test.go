@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -555,15 +554,10 @@ func TestParkedReloadUnderGrace(t *testing.T) {
 func TestParkedShutdownAsItComes(t *testing.T) {
 	parksHere(t)
 	const clients = 1000
-	caddy := buildCaddy(t)
 	for _, park := range []string{"200ms", "0"} {
 		t.Run(park, func(t *testing.T) {
-			address, admin, home := freeport.Address(t), freeport.Address(t), t.TempDir()
-			config := filepath.Join(home, "Caddyfile")
-			if err := os.WriteFile(config, []byte(parkSite(address, "admin "+admin+"\ngrace_period 1m", "", "park "+park, "respond ok")), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			pid, _ := run(t, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home}, caddy, "run", "--config", config, "--adapter", "caddyfile")
+			address, admin := freeport.Address(t), freeport.Address(t)
+			p := startProcess(t, parkSite(address, "admin "+admin+"\ngrace_period 1m", "", "park "+park, "respond ok"))
 			open := connections(t, address, clients)
 			if park != "0" {
 				eventually(t, "parked connections", func() bool { return goroutinesIn(t, admin, waitsInHandler, waitsInServer) == 0 })
@@ -571,13 +565,7 @@ func TestParkedShutdownAsItComes(t *testing.T) {
 			answered := 0
 			for i, c := range open {
 				if i == clients/10 {
-					process, err := os.FindProcess(pid)
-					if err == nil {
-						err = process.Signal(syscall.SIGTERM)
-					}
-					if err != nil {
-						t.Fatal(err)
-					}
+					p.stop()
 				}
 				_, _ = io.WriteString(c.conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n") // it may have ended
 			}

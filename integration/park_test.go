@@ -7,15 +7,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -344,37 +341,20 @@ func memoryOf(t *testing.T, admin string) (heap, stacks int64) {
 // after its grace period, for which it waits for a request.
 func TestParkedShutdown(t *testing.T) {
 	parksHere(t)
-	caddy := buildCaddy(t)
 	address, admin := freeport.Address(t), freeport.Address(t)
 	asked, finish := make(chan struct{}), make(chan struct{})
-	var finishOnce sync.Once
-	answer := func() { finishOnce.Do(func() { close(finish) }) }
+	arrived, answer := sync.OnceFunc(func() { close(asked) }), sync.OnceFunc(func() { close(finish) })
 	slow := backend(t, func(conn net.Conn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 			return
 		}
-		close(asked)
+		arrived()
 		<-finish
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow")
 	})
 	t.Cleanup(answer)
-	config := filepath.Join(t.TempDir(), "Caddyfile")
-	caddyfile := parkSite(address, "admin "+admin+"\ngrace_period 1m", "", "park 200ms",
-		"handle /slow {\n reverse_proxy "+slow+"\n }\n handle {\n respond ok\n }")
-	if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(caddy, "run", "--config", config, "--adapter", "caddyfile")
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_DATA_HOME="+t.TempDir(), "XDG_CONFIG_HOME="+t.TempDir())
-	var output logBuffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
-
+	p := startProcess(t, parkSite(address, "admin "+admin+"\ngrace_period 1m", "", "park 200ms",
+		"handle /slow {\n reverse_proxy "+slow+"\n }\n handle {\n respond ok\n }"))
 	parked := func() {
 		eventually(t, "parked connections", func() bool { return goroutinesIn(t, admin, waitsInHandler, waitsInServer) == 0 })
 	}
@@ -387,25 +367,14 @@ func TestParkedShutdown(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("the request does not arrive")
 	}
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	p.stop()
 	for _, c := range clients {
 		c.get("", "end")
 	}
-	select {
-	case err := <-exited:
-		t.Fatalf("caddy exited with %v under a request\n%s", err, output.String())
-	default:
+	if p.hasExited() {
+		t.Fatalf("caddy exited with %v under a request", p.err)
 	}
 	answer()
 	busy.get("", "slow", "end")
-	select {
-	case err := <-exited:
-		if err != nil {
-			t.Errorf("caddy exited with %v\n%s", err, output.String())
-		}
-	case <-time.After(patience):
-		t.Errorf("caddy does not exit\n%s", output.String())
-	}
+	p.exits()
 }

@@ -7,14 +7,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -711,41 +706,24 @@ func TestRelayKeptReloadUnderLoad(t *testing.T) {
 // A process that is told to stop closes connections that wait for their next request at once,
 // also while the HTTP app waits for a request.
 func TestRelayKeptShutdown(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("needs SIGTERM, which Windows does not have")
-	}
-	caddy := buildCaddy(t)
+	stopsHere(t)
 	for _, engine := range []string{"", "portable"} {
 		t.Run("engine "+engine, func(t *testing.T) {
 			asked, finish := make(chan struct{}), make(chan struct{})
-			answer := sync.OnceFunc(func() { close(finish) })
-			t.Cleanup(answer)
+			arrived, answer := sync.OnceFunc(func() { close(asked) }), sync.OnceFunc(func() { close(finish) })
 			slow := backend(t, func(conn net.Conn) {
 				if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 					return
 				}
-				close(asked)
+				arrived()
 				<-finish
 				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow")
 			})
+			t.Cleanup(answer) // before the backend, which waits for it
 			a := startKept(t, "a")
 			address := freeport.Address(t)
-			config := filepath.Join(t.TempDir(), "Caddyfile")
-			caddyfile := "{\n admin off\n grace_period 1h\n" + strings.TrimPrefix(layer4Caddyfile(address, "@slow http_request path /slow\nroute @slow {\n http_app web\n}\nroute {\n relay "+a.address+"\n}"), "{") +
-				"\nhttp://:80 {\n bind streamprox/web\n reverse_proxy " + slow + "\n}\n"
-			if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command(caddy, "run", "--config", config, "--adapter", "caddyfile")
-			cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_DATA_HOME="+t.TempDir(), "XDG_CONFIG_HOME="+t.TempDir(), "STREAMPROX_ENGINE="+engine)
-			var output logBuffer
-			cmd.Stdout, cmd.Stderr = &output, &output
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			exited := make(chan error, 1)
-			go func() { exited <- cmd.Wait() }()
-			t.Cleanup(func() { _ = cmd.Process.Kill() })
+			p := startProcess(t, "{\n admin off\n grace_period 1h\n"+strings.TrimPrefix(layer4Caddyfile(address, "@slow http_request path /slow\nroute @slow {\n http_app web\n}\nroute {\n relay "+a.address+"\n}"), "{")+
+				"\nhttp://:80 {\n bind streamprox/web\n reverse_proxy "+slow+"\n}\n", "STREAMPROX_ENGINE="+engine)
 			var clients []*talk
 			for range 10 {
 				c := newTalk(dial(t, address))
@@ -758,29 +736,18 @@ func TestRelayKeptShutdown(t *testing.T) {
 			select {
 			case <-asked:
 			case <-time.After(patience):
-				t.Fatalf("the request does not arrive\n%s", output.String())
+				t.Fatal("the request does not arrive")
 			}
-			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-				t.Fatal(err)
-			}
+			p.stop()
 			for _, c := range clients {
 				c.ends(t)
 			}
-			select {
-			case err := <-exited:
-				t.Fatalf("caddy exited with %v under a request\n%s", err, output.String())
-			default:
+			if p.hasExited() {
+				t.Fatalf("caddy exited with %v under a request", p.err)
 			}
 			answer()
 			busy.wants(t, 200, "slow")
-			select {
-			case err := <-exited:
-				if err != nil {
-					t.Errorf("caddy exited with %v\n%s", err, output.String())
-				}
-			case <-time.After(patience):
-				t.Errorf("caddy does not exit\n%s", output.String())
-			}
+			p.exits()
 		})
 	}
 }

@@ -178,18 +178,12 @@ PidFile none
 // timeout is off, since that one hides the file from net/http.
 func TestSendfile(t *testing.T) {
 	strace := tool(t, "strace")
-	caddy, dir, address := buildCaddy(t), t.TempDir(), freeport.Address(t)
+	dir, address := t.TempDir(), freeport.Address(t)
 	if err := os.WriteFile(filepath.Join(dir, "file"), make([]byte, 8<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	config, trace := filepath.Join(dir, "Caddyfile"), filepath.Join(dir, "trace")
-	err := os.WriteFile(config, []byte("{\n admin off\n servers {\n timeouts {\n write_idle -1s\n }\n }\n layer4 {\n "+address+" {\n route {\n inspect {\n route {\n http_app web\n }\n }\n }\n }\n }\n}\nhttp://:80 {\n bind streamprox/web\n root * "+dir+"\n file_server\n}\n"), 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, _ := run(t, []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir},
-		caddy, "run", "--config", config, "--adapter", "caddyfile")
-	dial(t, address) // it runs
+	trace := filepath.Join(dir, "trace")
+	pid := startProcess(t, "{\n admin off\n servers {\n timeouts {\n write_idle -1s\n }\n }\n layer4 {\n "+address+" {\n route {\n inspect {\n route {\n http_app web\n }\n }\n }\n }\n }\n}\nhttp://:80 {\n bind streamprox/web\n root * "+dir+"\n file_server\n}\n").pid()
 	run(t, nil, strace, "-f", "-e", "trace=sendfile", "-o", trace, "-p", strconv.Itoa(pid))
 	eventually(t, "strace", func() bool {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
