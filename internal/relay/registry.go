@@ -111,6 +111,20 @@ func (r *Registry) Retire(which func(Owner) bool) {
 // waits for its next request, or has had its last response, has nothing in flight: only the
 // upstream's connection is closed, if it is kept.
 func (r *Registry) Kill() (killed int) {
+	return r.kill(func(member) bool { return true })
+}
+
+// KillMetered is Kill for the streams that have one of these meters.
+func (r *Registry) KillMetered(meters []*account.Meter) (killed int) {
+	wanted := make(map[*account.Meter]bool, len(meters))
+	for _, m := range meters {
+		wanted[m] = true
+	}
+	return r.kill(func(m member) bool { return wanted[m.meterOf()] })
+}
+
+// kill is Kill for those of which which reports true.
+func (r *Registry) kill(which func(member) bool) (killed int) {
 	// Twice, because an exchange that is becoming a tunnel cannot be ended, and the
 	// tunnel takes its place.
 	for range 2 {
@@ -118,26 +132,9 @@ func (r *Registry) Kill() (killed int) {
 		left := slices.Collect(maps.Keys(r.streams))
 		r.mu.Unlock()
 		for _, m := range left {
-			if m.end(Killed, nil) {
+			if which(m) && m.end(Killed, nil) {
 				killed++
 			}
-		}
-	}
-	return killed
-}
-
-// KillMetered is Kill for the streams that have one of these meters.
-func (r *Registry) KillMetered(meters []*account.Meter) (killed int) {
-	r.mu.Lock()
-	all := slices.Collect(maps.Keys(r.streams))
-	r.mu.Unlock()
-	wanted := make(map[*account.Meter]bool, len(meters))
-	for _, m := range meters {
-		wanted[m] = true
-	}
-	for _, m := range all {
-		if wanted[m.meterOf()] && m.end(Killed, nil) {
-			killed++
 		}
 	}
 	return killed

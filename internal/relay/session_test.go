@@ -16,6 +16,7 @@ import (
 	"time"
 	"weak"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/exchange"
 	"github.com/streamprox/caddy-streamprox/internal/httphead"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
@@ -661,26 +662,33 @@ func (c *hookedConn) Write(p []byte) (int, error) {
 	return c.TCPConn.Write(p)
 }
 
-// TestKillBecomingTunnel: killing a group spares no stream that is becoming a tunnel at
-// that moment.
+// TestKillBecomingTunnel: killing spares no stream that is becoming a tunnel at that moment,
+// neither as one of a group nor by its meter.
 func TestKillBecomingTunnel(t *testing.T) {
-	group := new(Registry)
-	killed := make(chan int)
-	l := exchanged(t, "tcp", upgradeGet, func(x *testSession) {
-		x.Group = group
-		x.Client = &hookedConn{x.Client.(*net.TCPConn), func() error {
-			go func() { killed <- group.Kill() }()
-			return nil
-		}}
-	})
-	receives(t, l.upstream, upgradeGet)
-	send(t, l.upstream, switching)
-	if got := <-killed; got != 1 {
-		t.Errorf("killed: got %d, want 1", got)
+	group, meter := new(Registry), new(account.Meter)
+	for name, kill := range map[string]func() int{
+		"group": group.Kill,
+		"meter": func() int { return group.KillMetered([]*account.Meter{meter}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			killed := make(chan int)
+			l := exchanged(t, "tcp", upgradeGet, func(x *testSession) {
+				x.Group, x.Meter = group, meter
+				x.Client = &hookedConn{x.Client.(*net.TCPConn), func() error {
+					go func() { killed <- kill() }()
+					return nil
+				}}
+			})
+			receives(t, l.upstream, upgradeGet)
+			send(t, l.upstream, switching)
+			if got := <-killed; got != 1 {
+				t.Errorf("killed: got %d, want 1", got)
+			}
+			receivesReset(t, l.client)
+			receivesReset(t, l.upstream)
+			l.over(t, Killed)
+		})
 	}
-	receivesReset(t, l.client)
-	receivesReset(t, l.upstream)
-	l.over(t, Killed)
 }
 
 // TestTunnelNotAnnounced: no tunnel begins if the client does not get the answer to its
