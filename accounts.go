@@ -138,13 +138,21 @@ func closeRelayed(record *account.Record, a relay.Account) {
 	closeAccount(record, a.Cause.String(), a.Err, a.Engine)
 }
 
-// failAccount notes why a request or a stream does not get where it should, before it ends.
-func (t *turn) failAccount(cause string, err error) {
-	t.record.Change(func(s *account.Summary) {
+// noteCause notes why a request or a stream does not get where it should, before it ends,
+// unless a reason is known that came before.
+func noteCause(record *account.Record, cause string, err error) {
+	record.Change(func(s *account.Summary) {
 		if s.Cause == "" {
 			s.Cause, s.Err = cause, err
 		}
 	})
+}
+
+// openNext makes record, which has ended, the account of the next request on its connection,
+// which goes where the one before went.
+func (in *inspection) openNext(record *account.Record) {
+	record.Again(in.summary())
+	logOpened(record)
 }
 
 // AccessLog is which lines an access log has: one for each request, and for each stream that

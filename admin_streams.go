@@ -61,7 +61,7 @@ type streamView struct {
 	Rate        float64   `json:"rate"` // bytes a second, both ways, lately
 	Idle        float64   `json:"idle"` // seconds since a byte was last delivered
 
-	record *account.Record
+	stream listedStream
 }
 
 // viewOf returns what the admin API shows of a record.
@@ -87,7 +87,7 @@ func viewOf(record *account.Record) streamView {
 		BytesDown:   r.Down,
 		Rate:        rates.of(r),
 		Idle:        r.Idle.Seconds(),
-		record:      record,
+		stream:      listedStream{record, r.ID},
 	}
 }
 
@@ -337,22 +337,30 @@ func serveEndStream(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	logDone(r, "ending streams", zap.Stringer("id", record.Read().ID), zap.Int("streams", 1))
-	return writeJSON(w, map[string]int{"ended": killRecords([]*account.Record{record})})
+	id := record.Read().ID
+	logDone(r, "ending streams", zap.Stringer("id", id), zap.Int("streams", 1))
+	endStreams([]listedStream{{record, id}})
+	return writeJSON(w, map[string]int{"ended": 1})
 }
 
-// killRecords resets what the records are of, and returns how many there are.
-func killRecords(records []*account.Record) int {
-	var metered []*account.Meter
-	for _, record := range records {
-		if !record.Kill(relay.Killed.String()) {
-			metered = append(metered, record.Meter())
+// listedStream is a request or a stream that was under way when it was looked for. Its record
+// may have become that of a later request on the connection.
+type listedStream struct {
+	record *account.Record
+	id     account.ID
+}
+
+// endStreams resets streams that are still under way.
+func endStreams(listed []listedStream) {
+	var meters []*account.Meter
+	for _, l := range listed {
+		if l.record.Kill(l.id, relay.Killed.String()) {
+			meters = append(meters, l.record.Meter()) // an engine may have it, or be about to get it
 		}
 	}
-	if len(metered) > 0 {
-		streams.KillMetered(metered)
+	if len(meters) > 0 {
+		streams.KillMetered(meters)
 	}
-	return len(records)
 }
 
 // maxSpread bounds over.
@@ -378,25 +386,22 @@ func serveEndStreams(w http.ResponseWriter, r *http.Request) error {
 	}
 	found := filter.find()
 	_ = sortStreams(found, "-idle")
-	var records []*account.Record
-	for _, v := range found {
-		records = append(records, v.record)
+	listed := make([]listedStream, len(found))
+	for i, v := range found {
+		listed[i] = v.stream
 	}
 	query.Del("over")
 	fields := []zap.Field{zap.String("filter", query.Encode()), zap.Int("streams", len(found))}
 	if over == 0 {
 		logDone(r, "ending streams", fields...)
-		return writeJSON(w, map[string]int{"ended": killRecords(records)})
+		endStreams(listed)
+		return writeJSON(w, map[string]int{"ended": len(listed)})
 	}
 	logDone(r, "ending streams", append(fields, zap.Duration("over", over))...)
-	for i, v := range found {
+	for i := range listed {
 		// Those that rest come first, and clients that come back at once do not come together.
-		at := time.Duration((float64(i) + rand.Float64()) / float64(len(found)) * float64(over))
-		time.AfterFunc(at, func() {
-			if now := v.record.Read(); now.ID.String() == v.ID { // not a later request
-				killRecords([]*account.Record{v.record})
-			}
-		})
+		at := time.Duration((float64(i) + rand.Float64()) / float64(len(listed)) * float64(over))
+		time.AfterFunc(at, func() { endStreams(listed[i : i+1]) })
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusAccepted)

@@ -1,6 +1,7 @@
 package streamprox
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -43,15 +44,16 @@ func answer(conn net.Conn, status int, head bool) { statusOnly(status).send(conn
 // send writes the response to conn, shuts down the sending side and reads what the
 // client still sends, within bounds. Closing a socket with unread bytes sends a reset,
 // which may destroy the answer before the client has read it (RFC 9112 section 9.6). It
-// does not close conn. With head, the request is a HEAD request and the response has no
-// content (RFC 9110 section 9.3.2).
-func (r response) send(conn net.Conn, head bool) {
+// does not close conn, and returns how many bytes it has written. With head, the request is a
+// HEAD request and the response has no content (RFC 9110 section 9.3.2).
+func (r response) send(conn net.Conn, head bool) (written int) {
 	ownAnswers.count(r.status)
 	_ = conn.SetDeadline(time.Now().Add(answerTimeout))
-	if _, err := io.WriteString(conn, r.text(head)); err != nil {
-		return
+	written, err := io.WriteString(conn, r.text(head))
+	if err == nil {
+		linger(conn)
 	}
-	linger(conn)
+	return written
 }
 
 // text returns the response as it is sent.
@@ -111,22 +113,12 @@ func (in *inspection) respond(conn net.Conn, r response) {
 		defer in.turn.settle()
 	}
 	in.turn.lingered = true
-	in.turn.answered(r)
-	r.send(conn, in.method() == http.MethodHead)
-}
-
-// answered notes in the account that the request gets r, and whose doing that is.
-func (t *turn) answered(r response) {
-	t.record.Meter().Responded(r.status)
-	t.record.Meter().Delivered(account.Down, len(r.content))
-	t.record.Change(func(s *account.Summary) {
-		if s.Destination == "" {
-			s.Destination = toInspect
-		}
-		if s.Cause == "" {
-			s.Cause = "answered"
-		}
-	})
+	record := in.turn.record
+	record.Meter().Responded(r.status)
+	record.Change(func(s *account.Summary) { s.Destination = cmp.Or(s.Destination, toInspect) })
+	noteCause(record, "answered", nil)
+	written := r.send(conn, in.method() == http.MethodHead)
+	record.Meter().Delivered(account.Down, int64(written))
 }
 
 // hasContent reports whether a response with that status may have content

@@ -2,10 +2,7 @@ package streamprox
 
 import (
 	"context"
-	"io"
-	"math"
 	"net/http"
-	"os"
 	"sync"
 	"sync/atomic"
 
@@ -254,46 +251,6 @@ func (r *relayed) isUnsent() {
 
 // appBytes counts the bytes that the HTTP server has read and written.
 var appBytes struct{ toServer, toClient atomic.Int64 }
-
-// countedWriter counts what is written for the HTTP server.
-type countedWriter struct{ io.Writer }
-
-// Write implements io.Writer.
-func (w countedWriter) Write(p []byte) (int, error) {
-	n, err := w.Writer.Write(p)
-	appBytes.toClient.Add(int64(n))
-	return n, err
-}
-
-// pieceSize is how many bytes of a file are sent before they are counted.
-const pieceSize = 4 << 20
-
-// readFrom lets to read from r, and counts that in pieces: a file may take hours. It gives to
-// what net.TCPConn sends without copying.
-func readFrom(to io.ReaderFrom, r io.Reader) (n int64, err error) {
-	all, ok := r.(*io.LimitedReader)
-	if !ok {
-		all = &io.LimitedReader{R: r, N: math.MaxInt64}
-		_, isFile := r.(*os.File)
-		if _, writes := r.(io.WriterTo); writes && !isFile {
-			n, err = to.ReadFrom(r) // from memory
-			appBytes.toClient.Add(n)
-			return n, err
-		}
-	}
-	for err == nil && all.N > 0 {
-		size := min(all.N, pieceSize)
-		piece := io.LimitedReader{R: all.R, N: size}
-		var sent int64
-		sent, err = to.ReadFrom(&piece)
-		appBytes.toClient.Add(sent)
-		n += sent
-		if all.N -= size - piece.N; sent < size {
-			break
-		}
-	}
-	return n, err
-}
 
 // routesCounted holds what is counted of routes, by their names. Without one, the name is that
 // of the log: none.

@@ -177,22 +177,8 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	if state := tlsState(cx); state != nil {
 		handed = tlsServedConn{served: handed, state: state}
 	}
-	if err := network.Deliver(address, handed, h.wait); err != nil && caddy.Exiting() {
-		// The server has stopped. Like it, drop the request without an answer: the client
-		// may send it to another one.
-		_ = a.conn.Close()
-		return nil
-	} else if err != nil {
-		h.failures.failure(h.logger.Error, lineKind{message: "delivering connection"},
-			zap.String("listener", address),
-			zap.Duration("wait", h.wait),
-			zap.Stringer("remote", cx.RemoteAddr()),
-			zap.Error(err))
-		record.Meter().Responded(http.StatusServiceUnavailable)
-		closeAccount(record, "not_delivered", err, "")
-		a.counts.leaves(appConnection)
-		a.refuse(http.StatusServiceUnavailable)
-		_ = a.conn.Close()
+	if err := network.Deliver(address, handed, h.wait); err != nil {
+		h.undelivered(&a, record, address, err)
 		return nil
 	}
 	h.handedOff(address)
@@ -201,6 +187,26 @@ func (h *HTTPApp) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	}
 	wait()
 	return nil
+}
+
+// undelivered closes a connection that no listener has taken from a.
+func (h *HTTPApp) undelivered(a *arrival, record *account.Record, address string, err error) {
+	defer a.conn.Close()
+	a.counts.leaves(appConnection)
+	if caddy.Exiting() {
+		// The server has stopped. Like it, drop the request without an answer: the client
+		// may send it to another one.
+		closeAccount(record, relay.Shutdown.String(), nil, "")
+		return
+	}
+	h.failures.failure(h.logger.Error, lineKind{message: "delivering connection"},
+		zap.String("listener", address),
+		zap.Duration("wait", h.wait),
+		zap.Stringer("remote", a.cx.RemoteAddr()),
+		zap.Error(err))
+	record.Meter().Responded(http.StatusServiceUnavailable)
+	closeAccount(record, "not_delivered", err, "")
+	a.refuse(http.StatusServiceUnavailable)
 }
 
 // takesEach implements eachRequest.
@@ -419,12 +425,11 @@ func (a *arrival) hand(reuse reuse, park *parking, record *account.Record, ended
 // fallThrough leaves the connection to the wrapped server. It cannot come back to that,
 // so a request that does not belong there is the last one that the server knows of.
 func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
-	h.toServer.Add(1)
 	reuse := h.reuse(a)
 	if reuse == reusePin {
+		h.toServer.Add(1)
 		if a.in != nil {
-			h.account(a, "")
-			a.in.turn.failAccount("handed_over", nil) // nobody tells what becomes of it
+			noteCause(h.account(a, ""), "handed_over", nil) // nobody tells what becomes of it
 		}
 		stream := forkOf(a.cx, a.conn, a.pending)
 		setTLSState(stream)
@@ -433,6 +438,7 @@ func (h *HTTPApp) fallThrough(a *arrival, next layer4.Handler) error {
 	if a.in.turn.later {
 		return nil
 	}
+	h.toServer.Add(1)
 	reuse = a.inWrapper(reuse)
 	stream := forkOf(a.cx, a.conn, nil)
 	setTLSState(stream)

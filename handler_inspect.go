@@ -277,7 +277,7 @@ func (h *Inspect) dispatch(in *inspection, next layer4.Handler) error {
 		next = notFound{next}
 	}
 	if in.failure != nil {
-		in.turn.failAccount("matcher_failed", in.failure)
+		noteCause(in.turn.record, "matcher_failed", in.failure)
 	}
 	fate, why, status := in.fate()
 	switch fate {

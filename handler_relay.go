@@ -415,7 +415,6 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		dialed = time.Since(began)
 	}
 	record.Change(func(s *account.Summary) { s.Upstream, s.State, s.Dialed = address, account.Open, dialed })
-	record.EndBy(nil) // the engine has it
 	if unrelayed = nil; in != nil {
 		in.turn.takeRecord()
 	}
@@ -452,6 +451,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 			Owner:    r,
 		}, reuse)
 	}
+	record.EndBy(nil) // the engine has it
 	detached := r.detached
 	r.serving.Done()
 	release()
@@ -518,11 +518,7 @@ var errConnectContent = errors.New("CONNECT with content")
 func (h *Relay) connect(ctx context.Context, in *inspection, client *upstream.Client, record *account.Record) (server, bool) {
 	conn, to, err := h.pool.Connect(ctx, client)
 	if err != nil {
-		record.Change(func(s *account.Summary) {
-			if s.Cause == "" {
-				s.Cause, s.Err = upstream.ReasonOf(err).Cause(), err
-			}
-		})
+		noteCause(record, upstream.ReasonOf(err).Cause(), err)
 		h.logFailure(client.Stream.RemoteAddr(), err)
 		h.counts.fails(upstream.ReasonOf(err))
 		endUnreached(in, client.Conn, upstream.ReasonOf(err))

@@ -79,17 +79,14 @@ func (c *reinspectConn) begin(in *inspection, data []byte, headLen int) {
 	if record := in.turn.takeRecord(); record != nil {
 		c.account(record)
 	} else if last := c.record.Load(); last != nil {
-		s := in.summary()
-		s.Destination, s.Upstream = toHTTPApp, last.Read().Upstream
-		last.Again(s)
-		logOpened(last)
+		in.openNext(last)
 	}
 }
 
 // Read implements net.Conn.
 func (c *reinspectConn) Read(p []byte) (int, error) {
 	n, err := c.read(p)
-	appBytes.toServer.Add(int64(n))
+	c.received(n)
 	return n, err
 }
 
@@ -110,15 +107,14 @@ func (c *reinspectConn) read(p []byte) (int, error) {
 	}
 	c.clock.enter(delivering)
 	if len(c.message.ready) > 0 {
-		return c.received(c.message.take(p)), nil
+		return c.message.take(p), nil
 	}
 	c.requestTaken()
 	switch {
 	case c.message.broken != nil:
 		return 0, c.message.broken
 	case !c.message.complete:
-		n, err := c.readMessage(p)
-		return c.received(n), err
+		return c.readMessage(p)
 	case len(p) == 1:
 		c.direct = true
 		return 0, c.watch()
@@ -127,7 +123,7 @@ func (c *reinspectConn) read(p []byte) (int, error) {
 	if err := c.advance(); err != nil {
 		return 0, err
 	}
-	return c.received(c.message.take(p)), nil
+	return c.message.take(p), nil
 }
 
 // readAll reads whatever comes, for a hijacker.
@@ -136,10 +132,9 @@ func (c *reinspectConn) readAll(p []byte) (int, error) {
 		c.message.rest, c.next = c.next.Data(), nil
 	}
 	if c.message.unread(); len(c.message.ready) > 0 {
-		return c.received(c.message.take(p)), nil
+		return c.message.take(p), nil
 	}
-	n, err := c.Conn.Read(p)
-	return c.received(n), err
+	return c.Conn.Read(p)
 }
 
 // readMessage reads more of the message from the connection.

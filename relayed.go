@@ -94,23 +94,14 @@ func (r *relayed) Next(data []byte, kept bool) relay.Next {
 		return relay.Next{}
 	}
 	r.inspect.logDecision(in)
-	r.openAgain(in)
+	if r.record != nil {
+		in.openNext(r.record)
+	}
 	r.head = request.Method == http.MethodHead
 	in.count()
 	r.to.Reuse()
 	r.is(relayRequest)
 	return relay.Next{Verdict: relay.Forward, Request: request, HeadLen: in.Head.Len, Repeatable: repeatable}
-}
-
-// openAgain opens the account of the next request, which is only looked at.
-func (r *relayed) openAgain(in *inspection) {
-	if r.record == nil {
-		return
-	}
-	s := in.summary()
-	s.Destination, s.Upstream = toRelay, r.address
-	r.record.Again(s)
-	logOpened(r.record)
 }
 
 // Take implements relay.Owner: the request is inspected, and goes wherever it belongs. If
@@ -120,10 +111,14 @@ func (r *relayed) Take(client net.Conn, data []byte, due time.Time, kept net.Con
 	if r.base != nil {
 		client = r.base
 	}
-	// A request that has not been answered had a place and an account, and gets others.
+	// A request that has not been answered had a place and an account, and gets others, of
+	// the same name.
 	r.to.Release()
-	r.record.End(false)
+	before, unanswered := r.record.End(false)
 	in := r.next(client, data)
+	if unanswered {
+		in.turn.id = before.ID
+	}
 	in.isDue(due)
 	in.turn.hold()
 	registered()

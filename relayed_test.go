@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 )
 
@@ -458,4 +459,29 @@ func TestRetireBesideTunnels(t *testing.T) {
 		t.Error("it has no inspect")
 	}
 	<-tunnelled
+}
+
+// TestRepeatedRequestKeepsItsName: a request that is inspected once more, because the upstream
+// had closed the connection on which it went up, keeps its ID: the lines of an access log are
+// of one request.
+func TestRepeatedRequestKeepsItsName(t *testing.T) {
+	inspect := loadHandler(t, "inspect", `{"routes":[{"handle":[{"handler":"http_respond","status":404,"headers":{"X-Id":["{l4.inspect.id}"]}}]}]}`).(*Inspect)
+	client, server := net.Pipe()
+	defer client.Close()
+	record := unlogged.Begin(account.Summary{Method: "GET"})
+	r := &relayed{
+		relay:        new(Relay),
+		continuation: continuation{inspect, origin{logger: zap.NewNop()}},
+		record:       record,
+		detached:     true,
+	}
+	want := record.Read().ID.String()
+	go r.Take(server, []byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), time.Time{}, nil, func() {})
+	response, err := http.ReadResponse(bufio.NewReader(client), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := response.Header.Get("X-Id"); got != want {
+		t.Errorf("got the ID %s, want %s", got, want)
+	}
 }

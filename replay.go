@@ -3,8 +3,10 @@ package streamprox
 import (
 	"crypto/tls"
 	"io"
+	"math"
 	"net"
 	"net/http"
+	"os"
 	"reflect"
 	"strconv"
 	"sync/atomic"
@@ -109,9 +111,7 @@ func (c *handedConn) Write(p []byte) (int, error) {
 	defer c.endCall()
 	c.requestTaken()
 	c.record.Load().Meter().Responded(statusOf(p))
-	n, err := countedWriter{c.Conn}.Write(p)
-	c.record.Load().Meter().Delivered(account.Down, n)
-	return n, err
+	return sentWriter{c}.Write(p)
 }
 
 // statusOf returns the status of the final response that p begins with, 0 if it begins with none.
@@ -135,15 +135,57 @@ func (c *handedConn) ReadFrom(r io.Reader) (int64, error) {
 	}
 	defer c.endCall()
 	c.requestTaken()
-	var n int64
-	var err error
-	if rf, ok := c.Conn.(io.ReaderFrom); ok {
-		n, err = readFrom(rf, r)
-	} else {
-		n, err = io.Copy(countedWriter{c.Conn}, r)
+	if to, ok := c.Conn.(io.ReaderFrom); ok {
+		return c.sendFrom(to, r)
 	}
-	c.record.Load().Meter().Delivered(account.Down, int(n))
+	return io.Copy(sentWriter{c}, r)
+}
+
+// pieceSize is how many bytes of a file are sent before they are counted.
+const pieceSize = 4 << 20
+
+// sendFrom lets to, the connection beneath, read from r, and counts that in pieces: a file may
+// take hours. It gives to what net.TCPConn sends without copying.
+func (c *handedConn) sendFrom(to io.ReaderFrom, r io.Reader) (n int64, err error) {
+	all, ok := r.(*io.LimitedReader)
+	if !ok {
+		all = &io.LimitedReader{R: r, N: math.MaxInt64}
+		_, isFile := r.(*os.File)
+		if _, writes := r.(io.WriterTo); writes && !isFile {
+			n, err = to.ReadFrom(r) // from memory
+			c.sent(n)
+			return n, err
+		}
+	}
+	for err == nil && all.N > 0 {
+		size := min(all.N, pieceSize)
+		piece := io.LimitedReader{R: all.R, N: size}
+		var sent int64
+		sent, err = to.ReadFrom(&piece)
+		c.sent(sent)
+		n += sent
+		if all.N -= size - piece.N; sent < size {
+			break
+		}
+	}
 	return n, err
+}
+
+// sentWriter counts what is written to the connection beneath a handedConn. It has no
+// ReadFrom.
+type sentWriter struct{ to *handedConn }
+
+// Write implements io.Writer.
+func (w sentWriter) Write(p []byte) (int, error) {
+	n, err := w.to.Conn.Write(p)
+	w.to.sent(int64(n))
+	return n, err
+}
+
+// sent counts n bytes that the client gets of the server.
+func (c *handedConn) sent(n int64) {
+	appBytes.toClient.Add(n)
+	c.record.Load().Meter().Delivered(account.Down, n)
 }
 
 // CloseWrite shuts the sending side down. net/http's server looks for it: it lets
@@ -185,12 +227,12 @@ func (c *handedConn) account(record *account.Record) {
 // accountRecord implements accounted.
 func (c *handedConn) accountRecord() *account.Record { return c.record.Load() }
 
-// received counts n bytes that the server gets, and returns n.
-func (c *handedConn) received(n int) int {
+// received counts n bytes that the server gets of the client.
+func (c *handedConn) received(n int) {
 	if n > 0 {
-		c.record.Load().Meter().Delivered(account.Up, n)
+		appBytes.toServer.Add(int64(n))
+		c.record.Load().Meter().Delivered(account.Up, int64(n))
 	}
-	return n
 }
 
 // closeAccount closes the account of what the server has had.
@@ -230,7 +272,7 @@ func newReplayConn(conn net.Conn, pending []byte, ended func(*inspection)) *repl
 // nobody waits for the rest.
 func (c *replayConn) Read(p []byte) (int, error) {
 	n, err := c.read(p)
-	appBytes.toServer.Add(int64(n))
+	c.received(n)
 	return n, err
 }
 
@@ -244,10 +286,9 @@ func (c *replayConn) read(p []byte) (int, error) {
 	}
 	c.begun = true
 	if len(c.pending) == 0 {
-		n, err := c.Conn.Read(p)
-		return c.received(n), err
+		return c.Conn.Read(p)
 	}
-	n := c.received(copy(p, c.pending))
+	n := copy(p, c.pending)
 	if c.pending = c.pending[n:]; len(c.pending) == 0 {
 		c.pending = nil // free the buffer
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/pires/go-proxyproto"
 	"go.uber.org/zap"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
 
@@ -276,3 +277,42 @@ func TestHandshakeIsBoundedBySilence(t *testing.T) {
 		server.Close()
 	})
 }
+
+// watchedConn is a connection that tells of what it has sent, at each beginning of a piece.
+type watchedConn struct {
+	net.Conn
+	atPiece func()
+}
+
+func (c watchedConn) ReadFrom(r io.Reader) (int64, error) {
+	c.atPiece()
+	return io.Copy(io.Discard, r)
+}
+
+// TestDownloadIsCountedMeanwhile: the account of a file that is being sent has what was sent
+// of it, and does not look idle until its end.
+func TestDownloadIsCountedMeanwhile(t *testing.T) {
+	record := unlogged.Begin(account.Summary{})
+	defer record.End(false)
+	var seen []int64
+	c := &handedConn{
+		Conn:  watchedConn{atPiece: func() { seen = append(seen, record.Read().Down) }},
+		ended: func(*inspection) {},
+	}
+	c.record.Store(record)
+	const size = 16 << 20
+	if n, err := c.ReadFrom(io.LimitReader(neverEnding{}, size)); n != size || err != nil {
+		t.Fatalf("sent %d bytes, %v", n, err)
+	}
+	if len(seen) < 2 || seen[1] == 0 {
+		t.Errorf("at the beginning of each piece the account had %v bytes", seen)
+	}
+	if got := record.Read().Down; got != size {
+		t.Errorf("in the end: got %d bytes, want %d", got, size)
+	}
+}
+
+// neverEnding is a reader that has no WriterTo.
+type neverEnding struct{}
+
+func (neverEnding) Read(p []byte) (int, error) { return len(p), nil }

@@ -221,3 +221,31 @@ func TestRespondToConnect(t *testing.T) {
 		})
 	}
 }
+
+// TestAnswerIsCounted: the account of a request that is answered here has the bytes that the
+// client got, which for HEAD are those of the head.
+func TestAnswerIsCounted(t *testing.T) {
+	inspect := loadHandler(t, "inspect", `{"routes":[{"handle":[{"handler":"http_respond","status":404,"body":"not here"}]}]}`).(*Inspect)
+	handled := make(chan struct{}, 1)
+	address := serveEach(t, func(conn net.Conn) {
+		_ = inspect.Handle(layer4.WrapConnection(conn, nil, zap.NewNop()), endOfChain)
+		handled <- struct{}{}
+	})
+	for _, method := range []string{"GET", "HEAD"} {
+		before := totals.down.Load()
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "%s / HTTP/1.1\r\nHost: a\r\n\r\n", method)
+		got, err := io.ReadAll(conn)
+		conn.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-handled
+		if counted := totals.down.Load() - before; counted != int64(len(got)) {
+			t.Errorf("%s: counted %d bytes, the client got %d", method, counted, len(got))
+		}
+	}
+}

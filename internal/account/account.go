@@ -74,21 +74,21 @@ const (
 var Epoch = time.Now()
 
 // Delivered counts n bytes.
-func (m *Meter) Delivered(to Direction, n int) {
+func (m *Meter) Delivered(to Direction, n int64) {
 	if m != nil {
 		m.DeliveredAt(to, n, time.Since(Epoch))
 	}
 }
 
 // DeliveredAt is Delivered for those who know the time, since Epoch.
-func (m *Meter) DeliveredAt(to Direction, n int, at time.Duration) {
+func (m *Meter) DeliveredAt(to Direction, n int64, at time.Duration) {
 	if m == nil {
 		return
 	}
 	if to == Up {
-		m.up.Add(int64(n))
+		m.up.Add(n)
 	} else {
-		m.down.Add(int64(n))
+		m.down.Add(n)
 	}
 	m.last.Store(int64(at))
 }
@@ -360,9 +360,14 @@ func (b *Book) Begin(s Summary) *Record {
 	return r
 }
 
-// Again makes r, which has ended, the account of the next request on the same connection. The
-// addresses stay.
-func (r *Record) Again(s Summary) { r.begin(s) }
+// Again makes r, which has ended, the account of the next request on the same connection, to the
+// same destination: the addresses, Destination and Upstream stay.
+func (r *Record) Again(s Summary) {
+	r.mu.Lock()
+	s.Destination, s.Upstream = r.kind.Value().destination, r.upstream
+	r.mu.Unlock()
+	r.begin(s)
+}
 
 func (r *Record) begin(s Summary) {
 	if s.ID == 0 {
@@ -435,23 +440,26 @@ func (r *Record) EndBy(end func()) {
 	r.end = end
 }
 
-// Kill ends what the record is of, for that cause. It reports false if that is to be ended by
-// its meter.
-func (r *Record) Kill(cause string) bool {
+// Kill ends the request or the stream with that ID for that cause, by what EndBy has set.
+// Where that is nil it only notes the cause. It reports false, and does nothing, if the record
+// is not of that any more.
+func (r *Record) Kill(id ID, cause string) bool {
 	r.mu.Lock()
-	end := r.end
+	if r.id != id || r.state == Ended {
+		r.mu.Unlock()
+		return false
+	}
 	switch {
-	case r.state == Ended:
 	case r.late == nil:
 		r.late = &late{cause: cause}
 	case r.late.cause == "":
 		r.late.cause = cause
 	}
+	end := r.end
 	r.mu.Unlock()
-	if end == nil {
-		return false
+	if end != nil {
+		end()
 	}
-	end()
 	return true
 }
 
@@ -490,10 +498,7 @@ func (t *Table) Find(id ID) *Record {
 		return nil
 	}
 	for r := sh.head.next; r != &sh.head; r = r.next {
-		r.mu.Lock()
-		found := r.id == id
-		r.mu.Unlock()
-		if found {
+		if r.id == id { // which does not change while it is in the table
 			return r
 		}
 	}

@@ -58,7 +58,7 @@ func TestRecord(t *testing.T) {
 
 	r.Again(Summary{Host: "next"})
 	next := r.Read()
-	if next.ID == got.ID || next.Up != 0 || next.Down != 0 || next.Status != 0 || next.FirstByte != 0 || next.Upstream != "" || table.Find(next.ID) != r {
+	if next.ID == got.ID || next.Up != 0 || next.Down != 0 || next.Status != 0 || next.FirstByte != 0 || next.Upstream != "u" || table.Find(next.ID) != r {
 		t.Errorf("again: got %+v", next)
 	}
 	r.End(true)
@@ -69,13 +69,20 @@ func TestKill(t *testing.T) {
 	book := Book{Table: &table}
 	r := book.Begin(Summary{})
 	defer r.End(true)
-	if r.Kill("killed") {
-		t.Error("killed by nobody")
-	}
+	id := r.Read().ID
+	r.Kill(id, "killed") // noted for whoever knows its meter
 	ended := 0
 	r.EndBy(func() { ended++ })
-	if !r.Kill("another cause") || ended != 1 || r.Read().Cause != "killed" {
+	if r.Kill(id, "another cause"); ended != 1 || r.Read().Cause != "killed" {
 		t.Errorf("ended %d times, for %q", ended, r.Read().Cause)
+	}
+	r.End(true)
+	if r.Kill(id, "killed"); ended != 1 {
+		t.Error("what has ended is ended once more: its connection may wait for the next request")
+	}
+	r.Again(Summary{})
+	if r.Kill(id, "killed"); ended != 1 || r.Read().Cause != "" {
+		t.Error("the next request on the connection is ended in the place of the one before")
 	}
 }
 
@@ -245,7 +252,7 @@ func TestEndInPart(t *testing.T) {
 	r.Meter().Delivered(Up, 3)
 	r.Meter().DeliveredAt(Down, 4, time.Since(Epoch))
 	r.EndBy(func() {})
-	r.Kill("killed")
+	r.Kill(r.Read().ID, "killed")
 	got, first := r.End(false)
 	if !first || got.Method != "GET" || got.Up != 3 || got.Down != 4 || got.Cause != "killed" || got.ID == 0 {
 		t.Errorf("got %+v, %v", got, first)

@@ -15,7 +15,7 @@ func addLoops(c *Counts) {
 func (l *loop) count(p *pair, ln *lane, n int) {
 	ln.carried += int64(n)
 	l.tally.delivered(ln == &p.up, n)
-	p.meter.DeliveredAt(account.Direction(ln == &p.up), n, l.now)
+	p.meter.DeliveredAt(account.Direction(ln == &p.up), int64(n), l.now)
 }
 
 // countWaiting counts p if it has begun to wait for a request, and not any more if it has

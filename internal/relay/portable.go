@@ -230,7 +230,7 @@ func (f *flow) write(p []byte) error {
 			p = p[n:]
 			f.delivered.Add(int64(n))
 			portableTally.delivered(f == &f.stream.up, n)
-			f.stream.meter.Delivered(account.Direction(f == &f.stream.up), n)
+			f.stream.meter.Delivered(account.Direction(f == &f.stream.up), int64(n))
 			f.stream.delivered.Store(int64(time.Since(f.stream.started)))
 		} else if err == nil {
 			err = io.ErrNoProgress
