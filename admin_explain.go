@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
@@ -16,31 +17,28 @@ const maxExplainBody = 16 << 20
 
 // serveExplain answers POST /streamprox/explain.
 func serveExplain(w http.ResponseWriter, r *http.Request) error {
-	var body bytes.Buffer
-	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxExplainBody)); err != nil {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxExplainBody))
+	if err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
 			return apiError(http.StatusRequestEntityTooLarge, fmt.Errorf("the body has more than %d bytes", maxExplainBody))
 		}
 		return apiError(http.StatusBadRequest, err)
 	}
-	question, err := parseExplainRequest(body.Bytes())
-	if err == nil && len(question.Config) > 0 {
-		var answer json.RawMessage
-		if answer, err = explainElsewhere(r.Context(), body.Bytes()); err == nil {
-			return writeJSON(w, answer)
-		}
-	} else if err == nil {
-		var answer *explanation
-		if answer, err = explainLimited(caddy.ActiveContext(), question); err == nil {
-			return writeJSON(w, answer)
-		}
+	var answer any
+	question, err := parseExplainRequest(body)
+	switch {
+	case err != nil:
+	case len(question.Config) > 0:
+		answer, err = explainElsewhere(r.Context(), body)
+	default:
+		answer, err = explainLimited(caddy.ActiveContext(), question)
 	}
-	var known *explainError
-	if errors.As(err, &known) {
-		return apiError(known.status, err)
+	if err != nil {
+		failure := explainErrorOf(err)
+		return apiError(failure.Status, failure)
 	}
-	return apiError(http.StatusInternalServerError, err)
+	return writeJSON(w, answer)
 }
 
 // parseExplainRequest reads a question to explain.

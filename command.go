@@ -2,6 +2,7 @@ package streamprox
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -128,14 +129,11 @@ func ask(fl caddycmd.Flags, question *explainRequest) (*explanation, error) {
 	if err != nil {
 		return nil, err
 	}
-	response, err := caddycmd.AdminAPIRequest(address, http.MethodPost, "/streamprox/explain", nil, bytes.NewReader(body))
+	client, err := newAdminClient(address)
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close()
+	defer client.close()
 	answer := new(explanation)
-	if err := json.NewDecoder(response.Body).Decode(answer); err != nil {
-		return nil, fmt.Errorf("reading the answer: %w", err)
-	}
-	return answer, nil
+	return answer, client.ask(context.Background(), http.MethodPost, "/streamprox/explain", body, answer)
 }

@@ -3,6 +3,7 @@ package streamprox
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -125,3 +126,6 @@ func (h *Inspect) configured() *routeList {
 	}
 	return newRouteList(routes, "")
 }
+
+// name returns what one of layer4's own routes is called.
+func (r *configRoute) name() string { return strconv.Itoa(r.index) }

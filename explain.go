@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -26,11 +25,12 @@ import (
 // explain_handlers.go what becomes of the bytes at each handler.
 
 const (
-	maxExplained   = 64 << 10 // bytes of a connection
-	explainTime    = time.Second
-	explainAtOnce  = 2
-	explainPort    = 49152 // of a client without one: the first that a system would take
-	explainDefault = "192.0.2.1"
+	maxExplained  = 64 << 10    // bytes of a connection
+	explainTime   = time.Second // for an answer
+	explainAtOnce = 2           // how many answers may be under way
+
+	explainClient = "192.0.2.1" // the address of a client of which none is given
+	explainPort   = 49152       // of a client without one: the first that a system would take
 )
 
 // explainRequest is a question to explain.
@@ -78,9 +78,9 @@ type explainedListener struct {
 	Address string `json:"address"`
 	TLS     bool   `json:"tls,omitempty"` // terminated before the routes see it
 
-	routes *servedRoutes
-	tls    bool // the server speaks TLS
-	at     caddy.NetworkAddress
+	routes    *servedRoutes
+	speaksTLS bool // the server does
+	at        caddy.NetworkAddress
 }
 
 // explainedRoutes is a list of routes.
@@ -199,13 +199,24 @@ type explainedNext struct {
 	Why  string `json:"why,omitempty"`
 }
 
-// explainError is why a question has no answer.
+// explainError is why a question has no answer. As JSON it goes from the process that
+// explainElsewhere begins to this one.
 type explainError struct {
-	status int
-	text   string
+	Status int    `json:"status"` // of HTTP
+	Text   string `json:"error"`
 }
 
-func (e *explainError) Error() string { return e.text }
+// Error implements error.
+func (e *explainError) Error() string { return e.Text }
+
+// explainErrorOf returns an error of this package as it is, and any other with the status 500.
+func explainErrorOf(err error) *explainError {
+	var known *explainError
+	if errors.As(err, &known) {
+		return known
+	}
+	return &explainError{http.StatusInternalServerError, err.Error()}
+}
 
 func explainErrorf(status int, format string, args ...any) error {
 	return &explainError{status, fmt.Sprintf(format, args...)}
@@ -216,42 +227,39 @@ var explaining = make(chan struct{}, explainAtOnce)
 
 // explainLimited answers for the configuration of ctx within the limits of time and number.
 func explainLimited(ctx caddy.Context, r *explainRequest) (*explanation, error) {
-	var answer *explanation
-	err := limited(explainTime, func() (err error) {
-		answer, err = explain(ctx, r)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return answer, nil
+	return limited(explainTime, func() (*explanation, error) { return explain(ctx, r) })
 }
 
-// limited runs f, unless as many run as may, and waits for it that long. A place is free
-// again when f has returned.
-func limited(patience time.Duration, f func() error) error {
+// limited returns what f returns, unless as many run as may, or f takes longer than patience.
+// A place is free again when f has returned.
+func limited[T any](patience time.Duration, f func() (T, error)) (none T, err error) {
 	select {
 	case explaining <- struct{}{}:
 	default:
-		return explainErrorf(http.StatusTooManyRequests, "%d explanations are under way; ask again when one is done", explainAtOnce)
+		return none, explainErrorf(http.StatusTooManyRequests, "%d explanations are under way; ask again when one is done", explainAtOnce)
 	}
-	done := make(chan error, 1)
+	type result struct {
+		answer T
+		err    error
+	}
+	done := make(chan result, 1)
 	go func() {
 		defer func() { <-explaining }()
 		defer func() {
 			if p := recover(); p != nil {
-				done <- fmt.Errorf("a module has failed: %v", p)
+				done <- result{err: fmt.Errorf("a module has failed: %v", p)}
 			}
 		}()
-		done <- f()
+		answer, err := f()
+		done <- result{answer, err}
 	}()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
-	case err := <-done:
-		return err
+	case r := <-done:
+		return r.answer, r.err
 	case <-timer.C:
-		return explainErrorf(http.StatusGatewayTimeout, "no answer within %s: a matcher takes too long", patience)
+		return none, explainErrorf(http.StatusGatewayTimeout, "no answer within %s: a matcher takes too long", patience)
 	}
 }
 
@@ -303,7 +311,7 @@ func (r *explainRequest) addresses(at caddy.NetworkAddress) (local, remote net.A
 		}
 		return &net.UnixAddr{Name: unixPath(at.Host), Net: "unix"}, &net.UnixAddr{Name: "@", Net: "unix"}, nil
 	}
-	text := cmp.Or(r.Client, explainDefault)
+	text := cmp.Or(r.Client, explainClient)
 	client, err := netip.ParseAddrPort(text)
 	if err != nil {
 		addr, err := netip.ParseAddr(text)
@@ -366,8 +374,8 @@ func explainable(ctx caddy.Context) ([]*explainedListener, error) {
 				for _, at := range address.Expand() {
 					l := &explainedListener{App: app, Server: name, Address: at.String(), routes: servers[name], at: at}
 					if http, ok := module.(*caddyhttp.App); ok {
-						l.tls = len(http.Servers[name].TLSConnPolicies) > 0 && at.StartPort != httpPort(http)
-						l.TLS = l.tls && !l.routes.beforeTLS[0]
+						l.speaksTLS = len(http.Servers[name].TLSConnPolicies) > 0 && at.StartPort != httpPort(http)
+						l.TLS = l.speaksTLS && !l.routes.beforeTLS[0]
 					}
 					listeners = append(listeners, l)
 				}
@@ -430,6 +438,3 @@ func describe(listeners []*explainedListener) string {
 	}
 	return strings.Join(names, ", ")
 }
-
-// name returns what the route with that index is called.
-func (r *configRoute) name() string { return strconv.Itoa(r.index) }

@@ -22,25 +22,14 @@ import (
 // explainConfigTime bounds the time of that process, in which a configuration is provisioned.
 const explainConfigTime = 20 * time.Second
 
-// explainFailure is how that process says why there is no answer.
-type explainFailure struct {
-	Status int    `json:"status"`
-	Error  string `json:"error"`
-}
-
 // explainElsewhere answers a question about a configuration that is not loaded, in a process
 // of its own. The answer is the JSON of an explanation.
-func explainElsewhere(ctx context.Context, question []byte) (answer json.RawMessage, err error) {
-	err = limited(explainConfigTime+time.Second, func() error {
+func explainElsewhere(ctx context.Context, question []byte) (json.RawMessage, error) {
+	return limited(explainConfigTime+time.Second, func() (json.RawMessage, error) {
 		ctx, cancel := context.WithTimeout(ctx, explainConfigTime)
 		defer cancel()
-		answer, err = runExplain(ctx, question)
-		return err
+		return runExplain(ctx, question)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return answer, nil
 }
 
 // runExplain runs this program to answer the question.
@@ -54,14 +43,14 @@ func runExplain(ctx context.Context, question []byte) (json.RawMessage, error) {
 	command.Stdin, command.Stdout, command.Stderr = bytes.NewReader(question), &stdout, &stderr
 	command.WaitDelay = time.Second
 	err = command.Run()
-	var failure explainFailure
+	failure := new(explainError)
 	switch {
 	case ctx.Err() != nil:
 		return nil, explainErrorf(http.StatusGatewayTimeout, "config: not provisioned within %s", explainConfigTime)
 	case err == nil:
 		return stdout.Bytes(), nil
-	case json.Unmarshal(stdout.Bytes(), &failure) == nil && failure.Status != 0:
-		return nil, &explainError{failure.Status, failure.Error}
+	case json.Unmarshal(stdout.Bytes(), failure) == nil && failure.Status != 0:
+		return nil, failure
 	default:
 		return nil, fmt.Errorf("%w: %.2000s", err, stderr.Bytes())
 	}
@@ -126,7 +115,7 @@ func withoutChecks(value any) {
 }
 
 // answerQuestion is the process that explainElsewhere begins: it reads the question and
-// writes the answer, or an explainFailure and returns an error.
+// writes the answer, or an explainError and returns an error.
 func answerQuestion(r io.Reader, w io.Writer) error {
 	body, err := io.ReadAll(io.LimitReader(r, maxExplainBody))
 	if err != nil {
@@ -139,10 +128,5 @@ func answerQuestion(r io.Reader, w io.Writer) error {
 			return json.NewEncoder(w).Encode(answer)
 		}
 	}
-	failure := explainFailure{http.StatusInternalServerError, err.Error()}
-	var known *explainError
-	if errors.As(err, &known) {
-		failure.Status = known.status
-	}
-	return errors.Join(err, json.NewEncoder(w).Encode(failure))
+	return errors.Join(err, json.NewEncoder(w).Encode(explainErrorOf(err)))
 }

@@ -332,7 +332,7 @@ func TestExplainWithoutPlaces(t *testing.T) {
 				_, err = explainLimited(ctx, &explainRequest{Text: "x"})
 			})
 			var known *explainError
-			if !errors.As(err, &known) || known.status != 501 {
+			if !errors.As(err, &known) || known.Status != 501 {
 				t.Errorf("got %v, want status 501", err)
 			}
 		})
@@ -343,22 +343,26 @@ func TestExplainWithoutPlaces(t *testing.T) {
 func TestExplainLimits(t *testing.T) {
 	release := make(chan struct{})
 	for range explainAtOnce {
-		err := limited(time.Nanosecond, func() error {
+		_, err := limited(time.Nanosecond, func() (any, error) {
 			<-release
-			return nil
+			return nil, nil
 		})
 		checkStatus(t, err, 504)
 	}
-	checkStatus(t, limited(time.Hour, func() error { return nil }), 429)
+	free := func() error {
+		_, err := limited(time.Hour, func() (any, error) { return nil, nil })
+		return err
+	}
+	checkStatus(t, free(), 429)
 	close(release)
 	deadline := time.Now().Add(20 * time.Second)
-	for limited(time.Hour, func() error { return nil }) != nil {
+	for free() != nil {
 		if time.Now().After(deadline) {
 			t.Fatal("the places are not free again")
 		}
 		time.Sleep(time.Millisecond)
 	}
-	if err := limited(time.Hour, func() error { panic("a module") }); err == nil || !strings.Contains(err.Error(), "a module") {
+	if _, err := limited(time.Hour, func() (any, error) { panic("a module") }); err == nil || !strings.Contains(err.Error(), "a module") {
 		t.Errorf("got %v, want what the module panicked with", err)
 	}
 }
@@ -366,7 +370,7 @@ func TestExplainLimits(t *testing.T) {
 func checkStatus(t *testing.T, err error, want int) {
 	t.Helper()
 	var known *explainError
-	if !errors.As(err, &known) || known.status != want {
+	if !errors.As(err, &known) || known.Status != want {
 		t.Errorf("got %v, want status %d", err, want)
 	}
 }

@@ -118,7 +118,7 @@ func (d *explainedDestination) write(b *strings.Builder) {
 		fmt.Fprintf(b, "policy %s\n", d.Policy)
 	}
 	for _, u := range d.Upstreams {
-		fmt.Fprintf(b, "  upstream %s: %d streams", u.Address, u.Streams)
+		fmt.Fprintf(b, "  upstream %s: %s", u.Address, plural(int(u.Streams), "stream"))
 		switch {
 		case u.Out != "":
 			b.WriteString(", out: " + u.Out)

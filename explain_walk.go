@@ -98,7 +98,7 @@ func (x *explainer) server(i int, cx *layer4.Connection) error {
 	if i == len(lists) {
 		return x.end(cx)
 	}
-	if before := x.Listener.routes.beforeTLS; x.Listener.tls && i > 0 && before[i-1] && !before[i] {
+	if before := x.Listener.routes.beforeTLS; x.Listener.speaksTLS && i > 0 && before[i-1] && !before[i] {
 		data, conn := drain(cx)
 		x.deliver(explainedDestination{Kind: toHTTPApp, Server: x.Listener.Server, Listener: x.Listener.Address,
 			Why: "it speaks TLS first; what its other listener wrapper makes of what is inside is not known"}, &delivery{reusePin, nil, data, conn}, true)
