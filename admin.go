@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -21,45 +20,33 @@ func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// adminEndpoints are the endpoints: path, method, and what answers. A path that ends in a slash
-// has what is below it.
-var adminEndpoints = []struct {
-	path, method string
-	serve        func(http.ResponseWriter, *http.Request) error
-}{
-	{"/streamprox/streams", http.MethodGet, serveStreams},
-	{"/streamprox/streams", http.MethodDelete, serveEndStreams},
-	{"/streamprox/streams/", http.MethodGet, serveStream},
-	{"/streamprox/streams/", http.MethodDelete, serveEndStream},
-	{"/streamprox/stats", http.MethodGet, serveStats},
-	{"/streamprox/upstreams", http.MethodGet, serveUpstreams},
-	{"/streamprox/upstreams/", http.MethodPost, serveDrain},
-	{"/streamprox/explain", http.MethodPost, serveExplain},
+// adminMethods are what answers at a path, by the method of the request.
+type adminMethods map[string]func(http.ResponseWriter, *http.Request) error
+
+// adminEndpoints are the endpoints, by path. One that ends in a slash has what is below it.
+var adminEndpoints = map[string]adminMethods{
+	"/streamprox/streams":    {http.MethodGet: serveStreams, http.MethodDelete: serveEndStreams},
+	"/streamprox/streams/":   {http.MethodGet: serveStream, http.MethodDelete: serveEndStream},
+	"/streamprox/stats":      {http.MethodGet: serveStats},
+	"/streamprox/upstreams":  {http.MethodGet: serveUpstreams},
+	"/streamprox/upstreams/": {http.MethodPost: serveDrain},
+	"/streamprox/explain":    {http.MethodPost: serveExplain},
 }
 
 // Routes implements caddy.AdminRouter.
 func (*AdminAPI) Routes() (routes []caddy.AdminRoute) {
-	for _, e := range adminEndpoints {
-		if slices.ContainsFunc(routes, func(r caddy.AdminRoute) bool { return r.Pattern == e.path }) {
-			continue // with another method
-		}
-		routes = append(routes, caddy.AdminRoute{Pattern: e.path, Handler: caddy.AdminHandlerFunc(serveAdmin)})
+	for path, methods := range adminEndpoints {
+		routes = append(routes, caddy.AdminRoute{Pattern: path, Handler: methods})
 	}
 	return routes
 }
 
-// serveAdmin answers a request to one of the endpoints.
-func serveAdmin(w http.ResponseWriter, r *http.Request) error {
-	var methods []string
-	for _, e := range adminEndpoints {
-		if r.URL.Path != e.path && !(strings.HasSuffix(e.path, "/") && strings.HasPrefix(r.URL.Path, e.path)) {
-			continue
-		}
-		if r.Method == e.method {
-			return e.serve(w, r)
-		}
-		methods = append(methods, e.method)
+// ServeHTTP implements caddy.AdminHandler.
+func (m adminMethods) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
+	if serve := m[r.Method]; serve != nil {
+		return serve(w, r)
 	}
+	methods := sortedKeys(m)
 	w.Header().Set("Allow", strings.Join(methods, ", "))
 	return apiError(http.StatusMethodNotAllowed, fmt.Errorf("%s takes %s", r.URL.Path, strings.Join(methods, " and ")))
 }
@@ -74,4 +61,7 @@ func writeJSON(w http.ResponseWriter, value any) error {
 }
 
 // Interface guards
-var _ caddy.AdminRouter = (*AdminAPI)(nil)
+var (
+	_ caddy.AdminHandler = adminMethods(nil)
+	_ caddy.AdminRouter  = (*AdminAPI)(nil)
+)

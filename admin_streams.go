@@ -411,28 +411,40 @@ func serveEndStreams(w http.ResponseWriter, r *http.Request) error {
 // began is when the process began to count.
 var began = time.Now()
 
+// streamStats is the answer of GET /streamprox/stats.
+type streamStats struct {
+	Since     time.Time        `json:"since"`
+	Streams   map[string]int64 `json:"streams"` // under way, by destination
+	Waiting   int64            `json:"waiting"` // clients' connections after a response of relay
+	Parked    int64            `json:"parked"`  // those that have left an HTTP server
+	Ended     map[string]int64 `json:"ended"`   // by cause
+	BytesUp   int64            `json:"bytes_up"`
+	BytesDown int64            `json:"bytes_down"`
+	Requests  int64            `json:"requests"`
+}
+
 // serveStats answers GET /streamprox/stats.
 func serveStats(w http.ResponseWriter, _ *http.Request) error {
-	byDestination := make(map[string]int)
-	up, down, requests := totals.up.Load(), totals.down.Load(), totals.requests.Load()
+	stats := streamStats{
+		Since:     began,
+		Streams:   make(map[string]int64),
+		Waiting:   relay.Count().Waiting,
+		Parked:    parkedConnections.Load(),
+		Ended:     totals.causes(),
+		BytesUp:   totals.up.Load(),
+		BytesDown: totals.down.Load(),
+		Requests:  totals.requests.Load(),
+	}
 	for _, record := range accounts.All() {
 		r := record.Read()
-		byDestination[cmp.Or(r.Destination, "other")]++
-		up, down = up+r.Up, down+r.Down
+		stats.Streams[cmp.Or(r.Destination, "other")]++
+		stats.BytesUp += r.Up
+		stats.BytesDown += r.Down
 		if r.Method != "" {
-			requests++
+			stats.Requests++
 		}
 	}
-	return writeJSON(w, map[string]any{
-		"since":      began,
-		"streams":    byDestination,
-		"waiting":    relay.Count().Waiting,
-		"parked":     parkedConnections.Load(),
-		"ended":      totals.causes(),
-		"bytes_up":   up,
-		"bytes_down": down,
-		"requests":   requests,
-	})
+	return writeJSON(w, stats)
 }
 
 // totals counts the accounts that are closed.

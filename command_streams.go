@@ -24,28 +24,11 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/streamprox/caddy-streamprox/internal/upstream"
 )
 
 // The commands that show and steer the streams of a running Caddy. Each asks its admin API.
-
-// streamRow is what the commands show of a stream.
-type streamRow struct {
-	ID          string
-	Age         float64 // seconds
-	Client      string
-	Outcome     string
-	Route       string
-	Destination string
-	Upstream    string
-	Method      string
-	Host        string
-	Path        string
-	Status      int
-	State       string
-	BytesUp     uint64 `json:"bytes_up"`
-	BytesDown   uint64 `json:"bytes_down"`
-	Rate        float64
-}
 
 // streamList is an answer of GET /streamprox/streams. Each stream stays as it was sent, so
 // that JSON is printed with all that it holds.
@@ -53,16 +36,6 @@ type streamList struct {
 	Total   int               `json:"total"`
 	Streams []json.RawMessage `json:"streams"`
 	Next    string            `json:"next,omitempty"`
-}
-
-// upstreamRow is what the commands show of an upstream.
-type upstreamRow struct {
-	Address        string
-	Healthy        bool
-	Draining       bool
-	Streams        int
-	Fails          int
-	MaxConnections int `json:"max_connections"`
 }
 
 // filterFlags are the flags that choose streams; the parameters of the admin API have the
@@ -77,13 +50,8 @@ var filterFlags = []struct{ name, usage string }{
 	{"older", "Only streams that are older, as in 10m"},
 }
 
-const (
-	// maxPage is how many streams the admin API lists at once.
-	maxPage = 1000
-
-	// maxPages bounds how often a list is gone on with.
-	maxPages = 10000
-)
+// maxPages bounds how often a list is gone on with.
+const maxPages = 10000
 
 // streamsCommands returns the commands of this file, and that of the page.
 func streamsCommands() []*cobra.Command {
@@ -195,9 +163,9 @@ func (c *adminClient) streams(ctx context.Context, query url.Values, limit int) 
 	query = maps.Clone(query)
 	list := &streamList{Streams: []json.RawMessage{}}
 	for range maxPages {
-		size := maxPage
+		size := maxStreams
 		if limit > 0 {
-			size = min(limit-len(list.Streams), maxPage)
+			size = min(limit-len(list.Streams), maxStreams)
 		}
 		query.Set("limit", strconv.Itoa(size))
 		page := new(streamList)
@@ -224,7 +192,7 @@ func (l *streamList) text() (string, error) {
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "ID\tAGE\tCLIENT\tROUTE\tTO\tUPSTREAM\tSTATE\t     BYTES\t        RATE\tREQUEST")
 	for _, raw := range l.Streams {
-		var s streamRow
+		var s streamView
 		if err := json.Unmarshal(raw, &s); err != nil {
 			return "", fmt.Errorf("a stream of the answer: %w", err)
 		}
@@ -234,7 +202,7 @@ func (l *streamList) text() (string, error) {
 		}
 		cells := []string{
 			s.ID, shortAge(s.Age), s.Client, s.Route, s.Destination, s.Upstream, state,
-			fmt.Sprintf("%10s", humanize.IBytes(s.BytesUp+s.BytesDown)), fmt.Sprintf("%12s", humanize.IBytes(uint64(max(s.Rate, 0)))+"/s"),
+			fmt.Sprintf("%10s", humanize.IBytes(uint64(max(s.BytesUp+s.BytesDown, 0)))), fmt.Sprintf("%12s", humanize.IBytes(uint64(max(s.Rate, 0)))+"/s"),
 			s.request(),
 		}
 		for i, cell := range cells {
@@ -252,7 +220,7 @@ func (l *streamList) text() (string, error) {
 }
 
 // request returns what a stream was asked for, or what it was taken for.
-func (s *streamRow) request() string {
+func (s *streamView) request() string {
 	if s.Method == "" {
 		return s.Outcome
 	}
@@ -438,7 +406,7 @@ func runUpstreams(ctx context.Context, command *cobra.Command, client *adminClie
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "UPSTREAM\tHEALTH\tDRAIN\tSTREAMS\tMAX\tFAILS")
 	for _, raw := range list {
-		var u upstreamRow
+		var u upstream.Peer
 		if err := json.Unmarshal(raw, &u); err != nil {
 			return fmt.Errorf("an upstream of the answer: %w", err)
 		}
@@ -481,11 +449,12 @@ Sends no new streams to an upstream. Those that it has go on; "kill --upstream" 
 }
 
 func runDrain(ctx context.Context, command *cobra.Command, client *adminClient, address string, drain bool) error {
-	path := "/streamprox/upstreams/" + url.PathEscape(address) + "/undrain"
+	action := "/undrain"
 	if drain {
-		path = "/streamprox/upstreams/" + url.PathEscape(address) + "/drain"
+		action = "/drain"
 	}
-	var u upstreamRow
+	path := "/streamprox/upstreams/" + url.PathEscape(address) + action
+	var u upstream.Peer
 	if err := client.ask(ctx, http.MethodPost, path, []byte("{}"), &u); err != nil {
 		return err
 	}
@@ -493,7 +462,7 @@ func runDrain(ctx context.Context, command *cobra.Command, client *adminClient, 
 	if u.Draining {
 		state = "draining"
 	}
-	_, err := fmt.Fprintf(command.OutOrStdout(), "%s: %s; it has %s\n", printable(u.Address), state, plural(u.Streams, "stream"))
+	_, err := fmt.Fprintf(command.OutOrStdout(), "%s: %s; it has %s\n", printable(u.Address), state, plural(int(u.Streams), "stream"))
 	return err
 }
 
@@ -521,13 +490,7 @@ func runStats(ctx context.Context, command *cobra.Command, client *adminClient, 
 	if asJSON, _ := command.Flags().GetBool("json"); asJSON {
 		return printJSON(out, json.RawMessage(answer))
 	}
-	var s struct {
-		Since                     time.Time
-		Streams, Ended            map[string]int
-		Waiting, Parked, Requests uint64
-		BytesUp                   uint64 `json:"bytes_up"`
-		BytesDown                 uint64 `json:"bytes_down"`
-	}
+	var s streamStats
 	if err := json.Unmarshal(answer, &s); err != nil {
 		return fmt.Errorf("the answer of the admin API at %s: %w", client.address, err)
 	}
@@ -537,14 +500,14 @@ func runStats(ctx context.Context, command *cobra.Command, client *adminClient, 
 	fmt.Fprintf(table, "waiting\t%d\n", s.Waiting)
 	fmt.Fprintf(table, "parked\t%d\n", s.Parked)
 	fmt.Fprintf(table, "requests\t%d\n", s.Requests)
-	fmt.Fprintf(table, "bytes up\t%s\n", humanize.IBytes(s.BytesUp))
-	fmt.Fprintf(table, "bytes down\t%s\n", humanize.IBytes(s.BytesDown))
+	fmt.Fprintf(table, "bytes up\t%s\n", humanize.IBytes(uint64(max(s.BytesUp, 0))))
+	fmt.Fprintf(table, "bytes down\t%s\n", humanize.IBytes(uint64(max(s.BytesDown, 0))))
 	fmt.Fprintf(table, "ended\t%s\n", counts(s.Ended))
 	return table.Flush()
 }
 
 // counts returns numbers by name, the largest first.
-func counts(of map[string]int) string {
+func counts(of map[string]int64) string {
 	names := slices.SortedFunc(maps.Keys(of), func(a, b string) int {
 		return cmp.Or(cmp.Compare(of[b], of[a]), cmp.Compare(a, b))
 	})

@@ -48,6 +48,9 @@ const (
 	uiPatience = 20 * time.Second
 
 	uiCookie = "streamprox_ui"
+
+	// openPrinted is what a browser is told that has no cookie.
+	openPrinted = "Open the address that `caddy streamprox ui` has printed. It works once; start the command again for another."
 )
 
 // uiServer serves the page.
@@ -177,7 +180,7 @@ func (u *uiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/" && r.Method == http.MethodGet:
 		u.exchange(w, r)
 	case !u.knows(r):
-		http.Error(w, "Open the address that `caddy streamprox ui` has printed. It works once; start the command again for another.", http.StatusForbidden)
+		http.Error(w, openPrinted, http.StatusForbidden)
 	default:
 		u.pages.ServeHTTP(w, r)
 	}
@@ -187,7 +190,7 @@ func (u *uiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // it has to leave the token for who does.
 func (u *uiServer) exchange(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Sec-Purpose") != "" || !u.takes(r.URL.Query().Get("token")) {
-		http.Error(w, "Open the address that `caddy streamprox ui` has printed. It works once; start the command again for another.", http.StatusForbidden)
+		http.Error(w, openPrinted, http.StatusForbidden)
 		return
 	}
 	http.SetCookie(w, &http.Cookie{Name: uiCookie, Value: u.session, Path: u.path, HttpOnly: true, SameSite: http.SameSiteStrictMode})
