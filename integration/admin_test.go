@@ -227,6 +227,7 @@ http://:80 {
 		t.Errorf("got %d %s", status, body)
 	}
 	gone(conns[0])
+	eventually(t, "list without it", func() bool { return s.list("route=ws").Total == n-1 })
 	for _, filter := range []string{"destination=http_app", "outcome=other", "route=slow"} {
 		if status, body := s.api("DELETE", "/streamprox/streams?"+filter, ""); status != 200 || strings.TrimSpace(body) != `{"ended":1}` {
 			t.Errorf("%s: got %d %s", filter, status, body)
@@ -245,9 +246,10 @@ http://:80 {
 		Requests int64
 		BytesUp  int64 `json:"bytes_up"`
 	}
-	if s.get("/streamprox/stats", &stats); stats.Ended["killed"] < n+3 || stats.Requests < n+2 || stats.BytesUp == 0 {
-		t.Errorf("got %+v", stats)
-	}
+	eventually(t, "totals", func() bool {
+		s.get("/streamprox/stats", &stats)
+		return stats.Ended["killed"] >= n+3 && stats.Requests >= n+2 && stats.BytesUp > 0
+	})
 }
 
 // TestAdminDrain: an upstream that is drained keeps its streams and gets no new ones.

@@ -363,6 +363,16 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// await waits until a channel is closed.
+func await(t *testing.T, what string, closed <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-closed:
+	case <-time.After(patience):
+		t.Fatalf("no %s within %s\n%s", what, patience, theLogs.problems())
+	}
+}
+
 // backend serves each connection of a new loopback listener with f, until the test
 // ends, and returns its address.
 func backend(t *testing.T, f func(net.Conn)) string {

@@ -127,8 +127,8 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			over := make(chan struct{})
-			address := freeport.Address(t)
-			s := start(t, relayCaddyfile(address, "relay "+backend(t, func(conn net.Conn) {
+			address, besideAddress := freeport.Address(t), freeport.Address(t)
+			upstream := backend(t, func(conn net.Conn) {
 				head := make([]byte, len(faultHead))
 				_, _ = io.ReadFull(conn, head)
 				if string(head) == besideHead {
@@ -136,9 +136,13 @@ func TestFaults(t *testing.T) {
 					return
 				}
 				test.upstream(t, conn.(*net.TCPConn), over)
-			})+" {\n reuse pin\n idle_timeout 500ms\n }"))
+			})
+			raw := func(address, timeout string) string {
+				return address + " {\n route {\n inspect {\n route {\n relay " + upstream + " {\n reuse pin\n" + timeout + "\n}\n}\n}\n}\n}\n"
+			}
+			s := start(t, "{\n layer4 {\n"+raw(address, "idle_timeout 2s")+raw(besideAddress, "")+"}\n}")
 
-			beside := dial(t, address)
+			beside := dial(t, besideAddress)
 			send(t, beside, besideHead, 1<<20)
 			stop, rounds := make(chan struct{}), make(chan error, 1)
 			go func() {

@@ -7,9 +7,9 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
@@ -194,12 +194,13 @@ func TestCloseIfUnhealthy(t *testing.T) {
 // upstream goes down keeps its connection: its next request goes to another upstream.
 func TestCloseIfUnhealthyWaiting(t *testing.T) {
 	left := make(chan struct{})
+	leaves := sync.OnceFunc(func() { close(left) })
 	first := newDownable(t, func(conn net.Conn) {
 		r := bufio.NewReader(conn)
 		if line, _ := r.ReadString('\n'); strings.HasPrefix(line, "GET ") {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")
 			_, _ = io.Copy(io.Discard, r)
-			close(left)
+			leaves()
 		}
 	})
 	second := newDownable(t, answering("second"))
@@ -208,13 +209,11 @@ func TestCloseIfUnhealthyWaiting(t *testing.T) {
 	s := start(t, relayCaddyfile(address, relay))
 	client := newScript(t, address)
 	client.get("/", "first")
+	// The client has its response before the session has ended the exchange: only then it waits.
+	eventually(t, "client that waits", func() bool { return s.samples()[`kept_connections{state="waiting"}`] == 1 })
 	first.down()
 	s.logs.expect(t, map[string]any{"msg": "upstream is down", "upstream": first.address, "closed": 0.0})
-	select {
-	case <-left:
-	case <-time.After(patience):
-		t.Error("the connection to the upstream is kept")
-	}
+	await(t, "end of the connection to the upstream", left)
 	client.get("/", "second")
 }
 

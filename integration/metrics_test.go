@@ -103,10 +103,12 @@ func startMetered(t *testing.T, word string) *metered {
 				route {
 					inspect {
 						max_bytes 1KiB
-						timeout 5s
+						timeout 1m
 						@api-` + word + ` http_request path /api*
 						route @api-` + word + ` {
-							relay ` + m.apiServer + `
+							relay ` + m.apiServer + ` {
+								upstream_keepalive 1m
+							}
 						}
 						@chat-` + word + ` http_request path /chat*
 						route @chat-` + word + ` {
@@ -114,7 +116,9 @@ func startMetered(t *testing.T, word string) *metered {
 						}
 						@stale-` + word + ` http_request path /stale*
 						route @stale-` + word + ` {
-							relay ` + m.stale + `
+							relay ` + m.stale + ` {
+								upstream_keepalive 1m
+							}
 						}
 						@gone-` + word + ` http_request path /gone*
 						route @gone-` + word + ` {
@@ -165,7 +169,7 @@ func startMetered(t *testing.T, word string) *metered {
 			` + m.hasty + ` {
 				route {
 					inspect {
-						silent_timeout 1s
+						silent_timeout 3s
 						timeout 1s
 						@raw-` + word + ` inspected other
 						route @raw-` + word + ` {

@@ -48,10 +48,12 @@ func socketOptionsAt(t *testing.T, address string) map[string]int {
 			{"TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY},
 		} {
 			if options[option.name], err = unix.GetsockoptInt(fd, option.level, option.what); err != nil {
-				t.Fatalf("%s: %v", option.name, err)
+				break
 			}
 		}
-		return options
+		if err == nil { // else it was closed meanwhile: there is another descriptor of the socket
+			return options
+		}
 	}
 	t.Fatalf("no socket at %s", address)
 	return nil
@@ -114,9 +116,8 @@ func TestParkedScarce(t *testing.T) {
 			c.get("/ /", "ok", "ok")
 		}
 		time.Sleep(600 * time.Millisecond) // more than is needed to park
-		if n := waiting(); n != spare {
-			t.Errorf("%d connections are with the server, want %d", n, spare)
-		}
+		// One that was parked would stay so.
+		eventually(t, fmt.Sprintf("%d connections with the server", spare), func() bool { return waiting() == spare })
 	}
 	for _, conn := range silent {
 		conn.Close()
@@ -161,8 +162,6 @@ func TestParkedThousands(t *testing.T) {
 		}
 		all.Wait()
 		s.parked()
-		if now := descriptors(); now > opened+slack {
-			t.Errorf("%d descriptors, %d before", now, opened)
-		}
+		eventually(t, "end of what each request has opened", func() bool { return descriptors() <= opened+slack })
 	}
 }

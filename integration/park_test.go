@@ -196,12 +196,8 @@ func TestParkedMany(t *testing.T) {
 	goroutines, opened := runtime.NumGoroutine(), descriptors()
 	clients := connections(t, address, n)
 	s.parked()
-	if now := runtime.NumGoroutine(); now > goroutines+n/50 {
-		t.Errorf("%d goroutines with %d parked connections, %d without", now, n, goroutines)
-	}
-	if now := descriptors(); now > opened+2*n+slack {
-		t.Errorf("%d descriptors more for %d connections, and their clients", now-opened, n)
-	}
+	eventually(t, fmt.Sprintf("end of the goroutines of %d connections that are parked", n), func() bool { return runtime.NumGoroutine() <= goroutines+n/50 })
+	eventually(t, fmt.Sprintf("end of all but one descriptor for each of %d connections that are parked", n), func() bool { return descriptors() <= opened+2*n+slack })
 	var all sync.WaitGroup
 	for _, c := range clients {
 		all.Go(func() { c.get("/ /", "ok", "ok") })
@@ -362,11 +358,7 @@ func TestParkedShutdown(t *testing.T) {
 	parked()
 	busy := newScript(t, address)
 	busy.get("/slow")
-	select {
-	case <-asked:
-	case <-time.After(patience):
-		t.Fatal("the request does not arrive")
-	}
+	await(t, "the slow request", asked)
 	p.stop()
 	for _, c := range clients {
 		c.get("", "end")

@@ -521,10 +521,14 @@ func TestRelayKeptHandlers(t *testing.T) {
 // that sends and never reads.
 func TestRelayKeptLimits(t *testing.T) {
 	a := startKept(t, "a")
-	address := freeport.Address(t)
-	startQuiet(t, layer4Caddyfile(address, "timeout 300ms\nroute {\n relay "+a.address+" {\n keepalive 300ms\n idle_timeout 500ms\n }\n}"))
+	// Each limit alone: with another one, a client that is slow to go on would meet that first.
+	hasty, silent, deaf := freeport.Address(t), freeport.Address(t), freeport.Address(t)
+	limited := func(address, inspect, relay string) string {
+		return address + " {\n route {\n inspect {\n" + inspect + "\nroute {\n relay " + a.address + " {\n" + relay + "\n}\n}\n}\n}\n}\n"
+	}
+	startQuiet(t, "{\n layer4 {\n"+limited(hasty, "timeout 300ms", "keepalive 1h")+limited(silent, "", "keepalive 300ms")+limited(deaf, "", "idle_timeout 500ms")+"}\n}")
 	t.Run("half a head", func(t *testing.T) {
-		c := newTalk(dial(t, address))
+		c := newTalk(dial(t, hasty))
 		c.send(t, getRequest("/1"))
 		c.wants(t, 200, "a ")
 		c.send(t, "GET /2 HTTP/1.1\r\nHost")
@@ -534,13 +538,13 @@ func TestRelayKeptLimits(t *testing.T) {
 		c.ends(t)
 	})
 	t.Run("silence", func(t *testing.T) {
-		c := newTalk(dial(t, address))
+		c := newTalk(dial(t, silent))
 		c.send(t, getRequest("/1"))
 		c.wants(t, 200, "a ")
 		c.ends(t)
 	})
 	t.Run("never reads", func(t *testing.T) {
-		conn := dial(t, address)
+		conn := dial(t, deaf)
 		for request, sent := []byte(getRequest("/"+strings.Repeat("x", 4000))), 0; ; sent += len(request) {
 			if _, err := conn.Write(request); err != nil {
 				if !isReset(err) && !strings.Contains(err.Error(), "broken pipe") {
@@ -593,7 +597,8 @@ func TestRelayKeptUnhealthyUpstream(t *testing.T) {
 
 // A reload closes connections that wait, and others after the response under way.
 func TestRelayKeptReload(t *testing.T) {
-	asked, answer := make(chan struct{}), make(chan struct{})
+	asked, letGo := make(chan struct{}), make(chan struct{})
+	arrived, answer := sync.OnceFunc(func() { close(asked) }), sync.OnceFunc(func() { close(letGo) })
 	slow := backend(t, func(conn net.Conn) {
 		for r := bufio.NewReader(conn); ; {
 			request, err := http.ReadRequest(r)
@@ -601,12 +606,13 @@ func TestRelayKeptReload(t *testing.T) {
 				return
 			}
 			if request.URL.Path == "/slow" {
-				close(asked)
-				<-answer
+				arrived()
+				<-letGo
 			}
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
 	})
+	t.Cleanup(answer) // before the backend, which waits for it
 	address := freeport.Address(t)
 	config := func(keepalive string) string {
 		return layer4Caddyfile(address, "route {\n relay "+slow+" {\n keepalive "+keepalive+"\n }\n}")
@@ -618,12 +624,12 @@ func TestRelayKeptReload(t *testing.T) {
 		c.wants(t, 200, "ok")
 	}
 	busy.send(t, getRequest("/slow"))
-	<-asked
+	await(t, "the slow request", asked)
 	if err := s.load(config("2h")); err != nil {
 		t.Fatal(err)
 	}
 	waits.ends(t)
-	close(answer)
+	answer()
 	if resp := busy.wants(t, 200, "ok"); !resp.Close {
 		t.Error("the response after a reload keeps the connection")
 	}
@@ -733,11 +739,7 @@ func TestRelayKeptShutdown(t *testing.T) {
 			}
 			busy := newTalk(dial(t, address))
 			busy.send(t, getRequest("/slow"))
-			select {
-			case <-asked:
-			case <-time.After(patience):
-				t.Fatal("the request does not arrive")
-			}
+			await(t, "the slow request", asked)
 			p.stop()
 			for _, c := range clients {
 				c.ends(t)

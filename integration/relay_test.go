@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ import (
 
 // relayCaddyfile is a layer4 server that inspects and relays everything.
 func relayCaddyfile(address, relay string) string {
-	return layer4Caddyfile(address, "silent_timeout 2s\n@all inspected http tls other silent eof\nroute @all {\n"+relay+"\n}")
+	return layer4Caddyfile(address, "@all inspected http tls other eof\nroute @all {\n"+relay+"\n}")
 }
 
 const getRoot = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -475,14 +476,16 @@ func TestRelayPassesResets(t *testing.T) {
 }
 
 func TestRelayTimeouts(t *testing.T) {
-	for option, cause := range map[string]string{"idle_timeout 200ms": "idle_timeout", "half_close_timeout 200ms": "half_close_timeout"} {
-		address := freeport.Address(t)
-		s := start(t, relayCaddyfile(address, "relay "+backend(t, func(conn net.Conn) {
+	// The upstream has to say hello within them.
+	for option, cause := range map[string]string{"idle_timeout 2s": "idle_timeout", "half_close_timeout 2s": "half_close_timeout"} {
+		address, over := freeport.Address(t), make(chan struct{})
+		upstream := backend(t, func(conn net.Conn) {
 			_, _ = io.WriteString(conn, "hello")
-			_, _ = io.Copy(io.Discard, conn)
-			time.Sleep(time.Second)
-			_, _ = conn.Read(make([]byte, 1))
-		})+" {\n reuse pin\n "+option+"\n }"))
+			<-over // it keeps its side open
+		})
+		end := sync.OnceFunc(func() { close(over) })
+		t.Cleanup(end) // before the upstream, which waits for it
+		s := start(t, relayCaddyfile(address, "relay "+upstream+" {\n reuse pin\n "+option+"\n }"))
 		conn := dial(t, address)
 		send(t, conn, getRoot, 1<<20)
 		if cause == "half_close_timeout" {
@@ -493,6 +496,7 @@ func TestRelayTimeouts(t *testing.T) {
 		}
 		s.logs.expect(t, map[string]any{"msg": "stream ended", "cause": cause})
 		conn.Close()
+		end()
 		_ = s.load("{\n}")
 	}
 }
@@ -500,13 +504,10 @@ func TestRelayTimeouts(t *testing.T) {
 // A client that resets its connection while an upstream is dialled frees everything
 // at once, however long the dial may take; one that has finished sending waits.
 func TestClientLeavesDuringDial(t *testing.T) {
-	release := make(chan struct{})
-	hanging := backend(t, func(conn net.Conn) {
-		select {
-		case <-release:
-		case <-time.After(patience):
-		}
-	})
+	letGo := make(chan struct{})
+	release := sync.OnceFunc(func() { close(letGo) })
+	hanging := backend(t, func(conn net.Conn) { <-letGo })
+	t.Cleanup(release) // before the backend, which waits for it
 	address := freeport.Address(t)
 	s := start(t, relayCaddyfile(address, "relay {\n dial_timeout 1h\n upstream "+hanging+" {\n tls\n }\n }"))
 	conn := dial(t, address)
@@ -521,7 +522,7 @@ func TestClientLeavesDuringDial(t *testing.T) {
 	send(t, conn, getRoot, 1<<20)
 	conn.CloseWrite()
 	eventually(t, "inspection", func() bool { return len(s.logs.lines(map[string]any{"msg": "inspected"})) == 2 })
-	close(release) // the upstream closes: the handshake fails
+	release() // the upstream closes: the handshake fails
 	expectAnswer(t, conn, "502")
 }
 
@@ -537,7 +538,7 @@ func TestClientSendsDuringDial(t *testing.T) {
 		echo("slow")(tlsConn)
 	})
 	address := freeport.Address(t)
-	start(t, relayCaddyfile(address, "relay {\n reuse pin\n upstream "+slow+" {\n tls_insecure_skip_verify\n }\n }"))
+	start(t, relayCaddyfile(address, "relay {\n reuse pin\n dial_timeout 1m\n upstream "+slow+" {\n tls_insecure_skip_verify\n }\n }"))
 	conn := dial(t, address)
 	want := getRoot
 	send(t, conn, want, 1<<20)

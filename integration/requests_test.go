@@ -175,8 +175,8 @@ func TestRequestsAcrossAReload(t *testing.T) {
 			respond "` + generation + `"
 		}`
 	}
-	asked, answer := make(chan struct{}), make(chan struct{})
-	arrived := sync.OnceFunc(func() { close(asked) })
+	asked, letGo := make(chan struct{}), make(chan struct{})
+	arrived, answer := sync.OnceFunc(func() { close(asked) }), sync.OnceFunc(func() { close(letGo) })
 	slow := backend(t, func(conn net.Conn) {
 		request, err := http.ReadRequest(bufio.NewReader(conn))
 		if err != nil {
@@ -187,14 +187,15 @@ func TestRequestsAcrossAReload(t *testing.T) {
 			return
 		}
 		arrived()
-		<-answer
+		<-letGo
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow")
 	})
+	t.Cleanup(answer) // before the backend, which waits for it
 	s := start(t, caddyfile(slow, "old"))
 	idle, busy := newScript(t, address), newScript(t, address)
 	idle.get("/", "old")
 	busy.get("/slow /b/2")
-	<-asked
+	await(t, "the slow request", asked)
 	done := make(chan error, 1)
 	go func() { done <- s.load(caddyfile(httpBackend(t, "b"), "new")) }()
 	eventually(t, "the new configuration", func() bool {
@@ -211,7 +212,7 @@ func TestRequestsAcrossAReload(t *testing.T) {
 	// Caddy starts the new configuration before it stops the old one, which still routes until
 	// then. The idle connection shows when that is: it ends.
 	idle.get("", "end")
-	close(answer)
+	answer()
 	busy.get("", "slow", "end")
 	if err := <-done; err != nil {
 		t.Errorf("loading: %v", err)

@@ -147,7 +147,7 @@ func TestHTTPRespond(t *testing.T) {
 		start(t, layer4Caddyfile(address, "@all inspected http tls other\nroute @all {\nhttp_respond 200 hello\n}"))
 		conn := dial(t, address)
 		send(t, conn, sent, 1)
-		expectAnswer(t, conn, "closed")
+		expectAnswer(t, conn, "ended")
 	}
 }
 
