@@ -42,6 +42,7 @@ const (
 // openAccount opens the account of a request, or of a stream that begins with something else,
 // when inspect has decided. Where inspect is inside inspect, its route is added.
 func (in *inspection) openAccount() {
+	in.keepDecision()
 	t := in.turn
 	if t.record != nil {
 		if in.route >= 0 {

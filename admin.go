@@ -31,6 +31,7 @@ var adminEndpoints = map[string]adminMethods{
 	"/streamprox/upstreams":  {http.MethodGet: serveUpstreams},
 	"/streamprox/upstreams/": {http.MethodPost: serveDrain},
 	"/streamprox/explain":    {http.MethodPost: serveExplain},
+	"/streamprox/replay":     {http.MethodPost: serveReplay},
 }
 
 // Routes implements caddy.AdminRouter.

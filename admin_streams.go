@@ -322,13 +322,28 @@ func recordOf(r *http.Request) (*account.Record, error) {
 	return nil, apiError(http.StatusNotFound, fmt.Errorf("no stream %.40q is under way", name))
 }
 
-// serveStream answers GET /streamprox/streams/{id}.
+// serveStream answers GET /streamprox/streams/{id}; with explain in its query, why it goes where
+// it does.
 func serveStream(w http.ResponseWriter, r *http.Request) error {
 	record, err := recordOf(r)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, viewOf(record))
+	view := viewOf(record)
+	query := r.URL.Query()
+	for name := range query {
+		if name != "explain" {
+			return apiError(http.StatusBadRequest, fmt.Errorf("%s: unknown parameter", name))
+		}
+	}
+	if !query.Has("explain") {
+		return writeJSON(w, view)
+	}
+	answer, err := explainStream(caddy.ActiveContext(), record)
+	if err != nil {
+		return questionError(err)
+	}
+	return writeJSON(w, answer)
 }
 
 // serveEndStream answers DELETE /streamprox/streams/{id}.

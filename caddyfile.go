@@ -31,6 +31,7 @@ import (
 //		max_pending_per_ip  <int>
 //		lenient
 //		log                 [start] [every <duration>]
+//		replay              <int>
 //
 //		@a <matcher> [<matcher_args>]
 //		@b {
@@ -84,8 +85,13 @@ func (h *Inspect) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 		case "log":
 			h.Log, err = accessLog(d)
+		case "replay":
+			h.Replay, err = count(d)
+			if err == nil && h.Replay > maxReplay {
+				err = d.Errf("option 'replay': %d is more than %d", h.Replay, maxReplay)
+			}
 		default:
-			hint := "use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, log, @<name> or route"
+			hint := "use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, log, replay, @<name> or route"
 			switch {
 			case strings.HasSuffix(option, "{"):
 				hint = "a space is missing before the brace: write '" + strings.TrimSuffix(option, "{") + " {'"

@@ -43,6 +43,8 @@ func TestCaddyfileOptionErrors(t *testing.T) {
 		{"inspect", "silent_timeout", "15s", badDurations},
 		{"inspect", "max_pending", "10", badCounts},
 		{"inspect", "max_pending_per_ip", "10", badCounts},
+		{"inspect", "replay", "1000", badCounts},
+		{"inspect", "replay", "0", map[string]string{"1001": "option 'replay': 1001 is more than 1000"}},
 		{"http_app web", "wait", "5s", badDurations},
 		{"http_app web", "park", "10s", badDurations},
 		{"http_app web", "reuse", "reinspect", map[string]string{"always": "option 'reuse': unknown value 'always': use reinspect, close, pin"}},

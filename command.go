@@ -23,7 +23,7 @@ func init() {
 		Name:  "streamprox",
 		Short: "Shows and steers streams, and explains the routing of connections",
 		CobraFunc: func(command *cobra.Command) {
-			command.AddCommand(explainCommand())
+			command.AddCommand(explainCommand(), replayCommand())
 			command.AddCommand(streamsCommands()...)
 		},
 	})

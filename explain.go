@@ -117,6 +117,7 @@ const (
 	answerMore     = "needs more bytes"
 	answerFailed   = "failed"
 	answerNotAsked = "not asked"
+	answerUnknown  = "unknown" // it depends on what is not kept
 )
 
 // explainedRoute is a route, and what it answers.
@@ -155,6 +156,7 @@ const (
 	toHandler = "handler" // one of another plugin
 	toAnswer  = "answer"  // made here
 	toClosed  = "closed"
+	toUnknown = "unknown" // of what was kept of a decision
 )
 
 // explainedDestination is where the bytes go.
@@ -191,6 +193,8 @@ const (
 	nextRouted = "routed"
 	nextPinned = "pinned" // it goes where the first went, without being looked at
 	nextClosed = "closed" // there is none
+
+	nextUnknown = "unknown"
 )
 
 // explainedNext is what becomes of the next request on the connection.

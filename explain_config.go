@@ -28,18 +28,18 @@ func explainElsewhere(ctx context.Context, question []byte) (json.RawMessage, er
 	return limited(explainConfigTime+time.Second, func() (json.RawMessage, error) {
 		ctx, cancel := context.WithTimeout(ctx, explainConfigTime)
 		defer cancel()
-		return runExplain(ctx, question)
+		return runQuestion(ctx, "explain", question)
 	})
 }
 
-// runExplain runs this program to answer the question.
-func runExplain(ctx context.Context, question []byte) (json.RawMessage, error) {
+// runQuestion runs this program to answer the question by the command of that name.
+func runQuestion(ctx context.Context, name string, question []byte) (json.RawMessage, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	var stdout, stderr bytes.Buffer
-	command := exec.CommandContext(ctx, program, "streamprox", "explain", "--"+flagQuestion)
+	command := exec.CommandContext(ctx, program, "streamprox", name, "--"+flagQuestion)
 	command.Stdin, command.Stdout, command.Stderr = bytes.NewReader(question), &stdout, &stderr
 	command.WaitDelay = time.Second
 	err = command.Run()
@@ -56,24 +56,33 @@ func runExplain(ctx context.Context, question []byte) (json.RawMessage, error) {
 	}
 }
 
-// explainUnloaded provisions the configuration of the question and answers it. It is for a
-// process that does nothing else, and ends then.
-func explainUnloaded(question *explainRequest) (*explanation, error) {
+// explainUnloaded answers the question about its configuration, as whileUnloaded does.
+func explainUnloaded(question *explainRequest) (answer *explanation, err error) {
+	err = whileUnloaded(question.Config, func(ctx caddy.Context) error {
+		answer, err = explainLimited(ctx, question)
+		return err
+	})
+	return answer, err
+}
+
+// whileUnloaded provisions the configuration, and calls f with it. It is for a process that
+// does nothing else, and ends then.
+func whileUnloaded(raw json.RawMessage, f func(caddy.Context) error) error {
 	home, err := os.MkdirTemp("", "streamprox-explain")
 	if err == nil {
 		defer os.RemoveAll(home)
 	} else {
 		home = os.DevNull + "/none" // what a module stores is an error
 	}
-	config, err := inert(question.Config, home)
+	config, err := inert(raw, home)
 	if err != nil {
-		return nil, explainErrorf(http.StatusBadRequest, "config: %v", err)
+		return explainErrorf(http.StatusBadRequest, "config: %v", err)
 	}
 	ctx, err := caddy.ProvisionContext(config)
 	if err != nil {
-		return nil, explainErrorf(http.StatusBadRequest, "config: %v", err)
+		return explainErrorf(http.StatusBadRequest, "config: %v", err)
 	}
-	return explainLimited(ctx, question)
+	return f(ctx)
 }
 
 // inert returns a configuration without what would act when it is provisioned: it stores
@@ -117,16 +126,24 @@ func withoutChecks(value any) {
 // answerQuestion is the process that explainElsewhere begins: it reads the question and
 // writes the answer, or an explainError and returns an error.
 func answerQuestion(r io.Reader, w io.Writer) error {
-	body, err := io.ReadAll(io.LimitReader(r, maxExplainBody))
+	return answerWith(r, w, maxExplainBody, func(body []byte) (any, error) {
+		question, err := parseExplainRequest(body)
+		if err != nil {
+			return nil, err
+		}
+		return explainUnloaded(question)
+	})
+}
+
+// answerWith reads a question and writes the answer, or an explainError and returns an error.
+func answerWith(r io.Reader, w io.Writer, limit int64, answer func(question []byte) (any, error)) error {
+	body, err := io.ReadAll(io.LimitReader(r, limit))
 	if err != nil {
 		return err
 	}
-	question, err := parseExplainRequest(body)
+	answered, err := answer(body)
 	if err == nil {
-		var answer *explanation
-		if answer, err = explainUnloaded(question); err == nil {
-			return json.NewEncoder(w).Encode(answer)
-		}
+		return json.NewEncoder(w).Encode(answered)
 	}
 	return errors.Join(err, json.NewEncoder(w).Encode(explainErrorOf(err)))
 }

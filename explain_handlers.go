@@ -49,6 +49,9 @@ func (x *explainer) handler(h *configHandler, step *explainedHandler, cx *layer4
 		step.Inside = new(explainedRoutes)
 		return x.list("subroute", h.inner, step.Inside, cx, next)
 	case "vars", "proxy_protocol":
+		if x.kept != nil && h.Name == "proxy_protocol" {
+			return next.Handle(cx) // the client is the one that its header names
+		}
 		return x.run(h, cx, next)
 	case "tls":
 		return x.terminateTLS(step, cx, next)
@@ -104,6 +107,17 @@ func (x *explainer) run(h *configHandler, cx *layer4.Connection, next layer4.Han
 func (x *explainer) terminateTLS(step *explainedHandler, cx *layer4.Connection, next layer4.Handler) error {
 	data, conn := drain(cx)
 	given := remaining(data, conn)
+	if x.kept != nil && !(x.kept.AnyTLS && x.kept.Outcome == opening.HTTP.String()) {
+		switch {
+		case !x.kept.insideTLS && x.kept.Outcome == opening.TLS.String():
+			x.unknown("what is inside TLS is not known")
+			return nil
+		case !x.kept.insideTLS:
+			x.closed("the handler tls: the client does not speak TLS")
+			return nil
+		}
+		given, x.kept.insideTLS = x.kept.bytes, false
+	}
 	if len(given) > 0 && given[0] == tlsHandshakeRecord {
 		x.finish(explainedDestination{Kind: toHandler, Handler: "tls", Why: "it terminates TLS; to see what becomes of what is inside, give that in the place of the ClientHello"},
 			nextPinned, "")
@@ -112,7 +126,7 @@ func (x *explainer) terminateTLS(step *explainedHandler, cx *layer4.Connection, 
 	step.Does = "the bytes are taken for those inside TLS"
 	states, _ := cx.GetVar(layer4.TLSConnectionStatesVarName).([]*tls.ConnectionState)
 	cx.SetVar(layer4.TLSConnectionStatesVarName, append(states, &givenTLSState))
-	return next.Handle(cx.Wrap(givenTLSConn{&givenConn{data: given, local: cx.LocalAddr(), remote: cx.RemoteAddr()}}))
+	return next.Handle(cx.Wrap(givenTLSConn{&givenConn{data: given, end: x.kept != nil && x.kept.end, local: cx.LocalAddr(), remote: cx.RemoteAddr()}}))
 }
 
 // rewriteHead edits the request.
@@ -135,6 +149,7 @@ func (x *explainer) rewriteHead(h *RewriteHead, step *explainedHandler, cx *laye
 // httpRespond answers the request.
 func (x *explainer) httpRespond(h *HTTPRespond, cx *layer4.Connection) {
 	in := inspectionOf(cx)
+	x.goesTo(h.whereTo())
 	if in == nil || in.Outcome() != opening.HTTP {
 		x.closed("http_respond has no request to answer")
 		return
@@ -157,6 +172,7 @@ type delivery struct {
 
 // httpApp delivers the connection to a server of the HTTP app.
 func (x *explainer) httpApp(h *HTTPApp, step *explainedHandler, cx *layer4.Connection, next layer4.Handler) error {
+	x.goesTo(h.whereTo())
 	a := arrive(cx)
 	if a.in != nil && a.in.Outcome() == opening.Other {
 		x.answer(a.in, statusOnly(http.StatusBadRequest), "http_app takes no bytes that are neither HTTP nor TLS")
@@ -278,6 +294,7 @@ func asksToClose(in *inspection) bool {
 
 // relay sends the stream to an upstream.
 func (x *explainer) relay(h *Relay, cx *layer4.Connection) {
+	x.goesTo(h.whereTo())
 	in := inspectionOf(cx)
 	cx.Context = relayedContext(cx.Context, in)
 	data, conn := drain(cx)

@@ -103,6 +103,8 @@ func (d *explainedDestination) write(b *strings.Builder) {
 			to += " over TLS"
 		}
 		fmt.Fprintf(b, "to %s%s\n", to, because(d.Why))
+	case toUnknown:
+		fmt.Fprintf(b, "not known%s\n", because(d.Why))
 	case toHandler:
 		fmt.Fprintf(b, "to the handler %s%s\n", d.Handler, because(d.Why))
 	case toAnswer:

@@ -66,6 +66,9 @@ type explainer struct {
 	ctx  caddy.Context // for modules that are loaded for the explanation alone
 	done bool          // the destination is known
 
+	// Of a decision that was kept: what is known of its head, and where it goes here.
+	kept *keptWalk
+
 	// How the wrapped server of a listener wrapper gets the connection, if http_app has left
 	// it to that.
 	delivery *delivery
@@ -75,15 +78,21 @@ type explainer struct {
 func (e *explanation) walk(ctx caddy.Context, given *givenConn) error {
 	loading, cancel := caddy.NewContext(ctx)
 	defer cancel()
-	x := &explainer{explanation: e, ctx: loading}
+	return (&explainer{explanation: e, ctx: loading}).walk(given)
+}
 
+// walk takes the connection through the routes of the listener.
+func (x *explainer) walk(given *givenConn) error {
 	var conn net.Conn = given
-	if e.Listener.TLS {
+	if x.Listener.TLS {
 		conn = givenTLSConn{given}
 	}
 	cx := layer4.WrapConnection(conn, nil, zap.NewNop())
-	if err := x.server(0, cx); err != nil {
+	if err := x.server(0, cx); err != nil && !errors.Is(err, errBlind) {
 		return err
+	}
+	if !x.done && x.kept != nil && x.kept.blind != "" {
+		x.unknown(x.kept.blind)
 	}
 	if !x.done {
 		x.NeedsMore = x.NeedsMore || !given.end
@@ -169,7 +178,7 @@ func (x *explainer) matchers(route *configRoute, explained *explainedRoute) (lay
 	for _, modules := range route.Match {
 		set := new(explainedSet)
 		explained.Sets = append(explained.Sets, set)
-		var matchers layer4.MatcherSet
+		var matchers, blind layer4.MatcherSet
 		for _, name := range sortedKeys(modules) {
 			module, err := x.ctx.LoadModuleByID("layer4.matchers."+name, modules[name])
 			if err != nil {
@@ -181,8 +190,13 @@ func (x *explainer) matchers(route *configRoute, explained *explainedRoute) (lay
 			}
 			m := &explainedMatcher{Name: name, Config: compactJSON(modules[name]), Answer: answerNotAsked}
 			set.Matchers = append(set.Matchers, m)
+			if x.kept != nil && !x.kept.knows(name, modules[name]) {
+				blind = append(blind, blindMatcher{x.kept, m, explained})
+				continue
+			}
 			matchers = append(matchers, heardMatcher{matcher, m, explained})
 		}
+		matchers = append(matchers, blind...) // asked where the others say yes
 		sets = append(sets, matchers)
 	}
 	return sets, nil
@@ -242,14 +256,28 @@ func (x *explainer) inspect(h *Inspect, node *configHandler, to *explainedHandle
 	if outer != nil {
 		in.turn = outer.turn
 	}
+	if x.kept != nil {
+		x.kept.limit(in, data)
+	}
 	first := socket.NewReader(conn)
 	if err := in.complete(&first); err != nil {
 		return err
 	}
-	in.route, in.failure = h.choose(in, func(route int, matched bool, err error) {
-		routes.Routes[route].hear(in, h.Routes[route], matched, err)
-	})
+	if x.kept == nil {
+		in.route, in.failure = h.choose(in, func(route int, matched bool, err error) {
+			routes.Routes[route].hear(in, h.Routes[route], matched, err)
+		})
+	} else if why := x.chooseKept(in, node.inner.routes, routes); why != "" {
+		x.unknown(why)
+		return nil
+	}
 	in.decided = true
+	if x.kept != nil {
+		if outer == nil {
+			x.kept.to = replayPlace{}
+		}
+		x.kept.to.enter(in)
+	}
 	routes.Inspection = explainInspection(in)
 	x.NeedsMore = x.NeedsMore || routes.Inspection.NeedsMore
 
@@ -290,6 +318,7 @@ func (x *explainer) notFound(next layer4.Handler) layer4.Handler {
 		if in == nil || in.Outcome() != opening.HTTP {
 			return next.Handle(cx)
 		}
+		x.goesTo(toStatus(http.StatusNotFound))
 		x.answer(in, statusOnly(http.StatusNotFound), "no route takes the request, and nothing follows inspect")
 		return nil
 	})

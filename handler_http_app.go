@@ -69,6 +69,7 @@ type HTTPApp struct {
 	failures limitedLog
 	counts   *routeCounts   // of the route of inspect that it is in
 	toServer *atomic.Uint64 // connections left to the wrapped server
+	to       string         // what a decision calls it
 	logger   *zap.Logger
 }
 
@@ -91,6 +92,7 @@ func (h *HTTPApp) Provision(ctx caddy.Context) error {
 	h.counts = countsOfRoute(ctx)
 	h.counts.uses(appConnection)
 	h.Listener = strings.TrimPrefix(h.Listener, networkName+"/")
+	h.to = h.whereTo()
 	h.wait = defaultWait
 	if h.Wait != nil {
 		if h.wait = time.Duration(*h.Wait); h.wait <= 0 {
@@ -217,6 +219,7 @@ func (h *HTTPApp) account(a *arrival, address string) *account.Record {
 	var record *account.Record
 	if a.in != nil {
 		record = a.in.turn.record
+		a.in.turn.decidedFor(h.to)
 	} else {
 		record = openRaw(a.cx, a.conn, nil)
 	}

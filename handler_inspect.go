@@ -75,6 +75,11 @@ type Inspect struct {
 	// Write an access log. Default: none.
 	Log *AccessLog `json:"log,omitempty"`
 
+	// How many of the last decisions to keep for `caddy streamprox replay`, which takes them
+	// to another configuration; at most 1000. Of a request method, path, host and the names of
+	// fields are kept, up to 2 KiB. Default: 0, none.
+	Replay int `json:"replay,omitempty"`
+
 	// The routes, of which the first that matches gets the stream.
 	Routes []*Route `json:"routes,omitempty"`
 
@@ -86,6 +91,9 @@ type Inspect struct {
 	last    bool        // no handler follows that an HTTP request could go to
 	gone    atomic.Bool // the configuration has been replaced
 	ledger  *ledger
+	ring    *decisionRing // nil: no decisions are kept
+	ringKey string
+	facts   *inspectFacts // of its decisions; nil likewise
 	ctx     caddy.Context
 	logger  *zap.Logger
 }
@@ -123,6 +131,13 @@ func (h *Inspect) Provision(ctx caddy.Context) error {
 		h.counts = append(h.counts, routesCounted.use(ctx, h.routeName(i)))
 	}
 	// Loading a module takes its JSON away, so look at it before.
+	if h.Replay > 0 {
+		h.facts = h.newFacts()
+		place, server, name := found.places.of(h)
+		if h.ring, h.ringKey, err = useRing(h.Replay, place, server, name); err != nil {
+			return err
+		}
+	}
 	if err := h.checkUntilLine(); err != nil {
 		return err
 	}
@@ -176,6 +191,9 @@ func (h *Inspect) provisionLimits() error {
 		if option.value < 0 {
 			return fmt.Errorf("%s: %d is less than 0", option.name, option.value)
 		}
+	}
+	if h.Replay < 0 || h.Replay > maxReplay {
+		return fmt.Errorf("replay: %d is not between 0 and %d", h.Replay, maxReplay)
 	}
 	h.pending.max, h.pending.maxPerIP = h.MaxPending, h.MaxPendingPerIP
 	return nil
@@ -261,6 +279,7 @@ func (h notFound) Handle(cx *layer4.Connection) error {
 	}
 	_, conn := drain(cx)
 	refusedNoRoute.count()
+	in.turn.decidedFor(toStatus(http.StatusNotFound))
 	in.respond(conn, statusOnly(http.StatusNotFound))
 	return nil
 }
@@ -418,6 +437,9 @@ func (h *Inspect) leave() {
 // process exits it waits for those under way.
 func (h *Inspect) Cleanup() error {
 	h.leave()
+	if h.ring != nil {
+		_, _ = rings.Delete(h.ringKey)
+	}
 	drainAtExit(h.ctx, h.logger)
 	return nil
 }

@@ -116,6 +116,7 @@ type Relay struct {
 	Log *AccessLog `json:"log,omitempty"`
 
 	pool              *upstream.Pool
+	to                string // what a decision calls it
 	engine            relay.Engine
 	idleTimeout       time.Duration
 	halfCloseTimeout  time.Duration
@@ -183,6 +184,7 @@ func (h *Relay) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.pool = pool
+	h.to = h.whereTo()
 	_, byHead := options.Selector.(headPolicy)
 	h.ahead = !pool.PerClient() && (!pool.PerRequest() || byHead)
 	if !options.Allow.None() && !pool.PerClient() {
@@ -371,6 +373,7 @@ func (h *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	var record, unrelayed *account.Record
 	if in != nil {
 		in.turn.unhold()
+		in.turn.decidedFor(h.to)
 		record = in.turn.record // which it closes, unless it is taken
 	} else {
 		record = openRaw(cx, conn, h.ledger)

@@ -104,6 +104,7 @@ func (h *HTTPRespond) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		h.logger.Debug("request would break its response", zap.Stringer("remote", cx.RemoteAddr()), zap.Error(err))
 	}
 	_, conn := drain(cx)
+	in.turn.decidedFor(h.whereTo())
 	in.turn.record.Change(func(s *account.Summary) { s.Destination = toRespond })
 	in.respond(conn, r)
 	return nil

@@ -63,6 +63,19 @@ func (p places) enter(ctx caddy.Context, app caddy.Module) {
 	s.entered++
 }
 
+// of returns the place of a handler that is being provisioned, with its server and the name
+// of that; nil if it is not known.
+func (p places) of(handler layer4.NextHandler) (*configHandler, *servedRoutes, string) {
+	for name, server := range p {
+		for _, h := range server.own {
+			if h.live == handler {
+				return h, server, name
+			}
+		}
+	}
+	return nil, nil, ""
+}
+
 // known reports whether all places are known.
 func (s *servedRoutes) known() bool { return !s.unknown && s.entered == len(s.own) }
 

@@ -79,6 +79,7 @@ func (c *reinspectConn) begin(in *inspection, data []byte, headLen int) {
 	if record := in.turn.takeRecord(); record != nil {
 		c.account(record)
 	} else if last := c.record.Load(); last != nil {
+		in.keepDecision()
 		in.openNext(last)
 	}
 }

@@ -94,6 +94,7 @@ func (r *relayed) Next(data []byte, kept bool) relay.Next {
 		return relay.Next{}
 	}
 	r.inspect.logDecision(in)
+	in.keepDecision()
 	if r.record != nil {
 		in.openNext(r.record)
 	}

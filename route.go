@@ -29,6 +29,7 @@ type Route struct {
 
 	sets     []matcherSet
 	handlers []layer4.NextHandler
+	to       string // what a decision calls the last of them
 	inPlace  bool   // the handlers before the last one only change the head
 	ahead    *Relay // the last handler, if a look can tell what those before it make of a head; else nil
 }
@@ -81,6 +82,7 @@ func (r *Route) provision(ctx caddy.Context) error {
 	for _, module := range loaded.([]any) {
 		r.handlers = append(r.handlers, module.(layer4.NextHandler))
 	}
+	r.to = r.whereTo()
 	r.inPlace = onlyEdits(r.handlers)
 	r.ahead = relayAhead(r.handlers)
 	return nil

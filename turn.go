@@ -111,6 +111,8 @@ type turn struct {
 
 	id     account.ID      // 0: nobody has asked for it
 	record *account.Record // the account of the request, until its destination has it; or nil
+
+	decision *decision // as it is kept for replay; or nil
 }
 
 // resumer is a server's connection, on which one request after the other is delivered. The
