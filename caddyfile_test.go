@@ -99,7 +99,7 @@ func TestCaddyfileErrors(t *testing.T) {
 	}{
 		{name: "inspect: argument", config: "inspect headers", want: "inspect takes no arguments, only a block; unexpected 'headers'"},
 		{name: "inspect: argument and block", config: "inspect x {\n}", want: "unexpected 'x'"},
-		{name: "inspect: unknown option", config: "inspect {\n max_byte 1\n}", want: "unrecognized inspect option 'max_byte': use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, log, @<name> or route"},
+		{name: "inspect: unknown option", config: "inspect {\n max_byte 1\n}", want: "unrecognized inspect option 'max_byte': use until, max_bytes, max_packets, timeout, silent_timeout, max_pending, max_pending_per_ip, lenient, log, replay, @<name> or route"},
 		{name: "inspect: option of layer4 routes", config: "inspect {\n matching_timeout 3s\n}", want: "unrecognized inspect option 'matching_timeout'"},
 		{name: "inspect: idle_timeout", config: "inspect {\n idle_timeout 3s\n}", want: "unrecognized inspect option 'idle_timeout'"},
 		{name: "inspect: a handler outside routes", config: "inspect {\n echo\n}", want: "unrecognized inspect option 'echo'"},

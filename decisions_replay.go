@@ -57,7 +57,7 @@ type replayAnswer struct {
 	Elsewhere  int          `json:"elsewhere"`
 	Unknown    int          `json:"unknown"`
 	Moves      []replayMove `json:"moves"` // what is not the same, the most frequent first
-	Requests   []replayed   `json:"rows"`  // each of them, the oldest first
+	Rows       []replayed   `json:"rows"`  // each of them, the oldest first
 }
 
 // replayMove is how many go from one place to another.
@@ -156,7 +156,7 @@ func answerReplay(r io.Reader, w io.Writer) error {
 
 // replayKept takes the decisions to the configuration of ctx, whose apps are provisioned.
 func replayKept(ctx caddy.Context, kept *keptDecisions) (*replayAnswer, error) {
-	answer := &replayAnswer{Decisions: len(kept.Decisions), Moves: []replayMove{}, Requests: []replayed{}}
+	answer := &replayAnswer{Decisions: len(kept.Decisions), Moves: []replayMove{}, Rows: []replayed{}}
 	moves := make(map[replayMove]int)
 	known := make(map[string]replayMove) // by what decides
 	for _, d := range kept.Decisions {
@@ -181,7 +181,7 @@ func replayKept(ctx caddy.Context, kept *keptDecisions) (*replayAnswer, error) {
 			answer.Unknown++
 		}
 		moves[move]++
-		answer.Requests = append(answer.Requests, replayed{
+		answer.Rows = append(answer.Rows, replayed{
 			ID: d.ID, Time: d.At, Listen: d.Listen, Client: d.Client, Outcome: d.Outcome,
 			Method: d.Method, Host: d.Host, Path: d.Target[:min(len(d.Target), maxAccountPath)],
 			Answer: move.Answer, From: move.From, To: move.To, Why: move.Why,
@@ -339,7 +339,7 @@ func (a *replayAnswer) text() string {
 	w = tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "REQUEST\tFROM\tTO")
 	const shown = 20
-	for i, r := range a.Requests {
+	for i, r := range a.Rows {
 		if i == shown {
 			break
 		}
@@ -350,7 +350,7 @@ func (a *replayAnswer) text() string {
 		fmt.Fprintf(w, "%s\t%s\n", request, replayMove{From: r.From, To: r.To, Why: r.Why}.text())
 	}
 	_ = w.Flush()
-	if more := len(a.Requests) - shown; more > 0 {
+	if more := len(a.Rows) - shown; more > 0 {
 		fmt.Fprintf(&b, "and %d more: --json has all\n", more)
 	}
 	return b.String()
