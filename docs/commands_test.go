@@ -38,6 +38,9 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// replays says that a command of a page is run by TestReplayPage of the module.
+const replays = "caddy streamprox replay "
+
 // commands runs the commands that a page shows, and says how many printed what it shows.
 func (r *running) commands(output []string, curl string) (compared int, err error) {
 	for _, shown := range output {
@@ -45,7 +48,7 @@ func (r *running) commands(output []string, curl string) (compared int, err erro
 			command, want, _ := strings.Cut(session, "\n")
 			arguments, isCurl := strings.CutPrefix(command, "curl ")
 			switch {
-			case !strings.HasPrefix(shown, "$ "), command == "", command == "./caddy run --config Caddyfile", strings.Contains(command, explains):
+			case !strings.HasPrefix(shown, "$ "), command == "", command == "./caddy run --config Caddyfile", strings.Contains(command, explains), strings.HasPrefix(command, replays):
 				continue
 			case !isCurl && want == "": // the claims say what comes of it
 				continue
