@@ -49,7 +49,7 @@ type decision struct {
 	client, local net.Addr
 	tls           bool // was terminated before
 	outcome       opening.Outcome
-	facts         *inspectFacts
+	facts         *inspectFacts // nil: that inspect keeps no decisions
 
 	// Of HTTP.
 	head   string // method, target without query, host, and the names of fields; or the method alone
@@ -150,7 +150,12 @@ func (in *inspection) keepDecision() {
 	}
 	d := t.decision
 	if d == nil {
-		d = in.newDecision(ring)
+		// What came in is what the first inspect has seen, even if only one inside it keeps
+		// decisions.
+		d = t.first.newDecision(ring)
+		if t.record != nil {
+			d.to.Route = t.record.Read().Route
+		}
 		t.decision = d
 	} else {
 		ring = d.ring
@@ -301,7 +306,11 @@ func (k *keptDecisions) keep(d *decision) {
 	k.Decisions = append(k.Decisions, kept)
 }
 
+// factsIndex returns the index of facts, -1 for none.
 func (k *keptDecisions) factsIndex(f *inspectFacts) int {
+	if f == nil {
+		return -1
+	}
 	if i := slices.Index(k.Facts, f); i >= 0 {
 		return i
 	}

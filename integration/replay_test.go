@@ -373,6 +373,44 @@ http://127.0.0.1:` + port + ` {
 	}
 }
 
+// TestReplayInside keeps what came in where only an inspect inside another keeps decisions.
+func TestReplayInside(t *testing.T) {
+	address, one, two := freeport.Address(t), httpBackend(t, "one"), httpBackend(t, "two")
+	site := func(x string) string {
+		return layer4Caddyfile(address, `
+			@a http_request path /a/*
+			route @a {
+				rewrite_head {
+					strip_prefix /a
+				}
+				inspect {
+					replay 10
+					@x http_request path `+x+`
+					route @x {
+						relay `+one+`
+					}
+					route {
+						relay `+two+`
+					}
+				}
+			}`)
+	}
+	s := start(t, site("/x"))
+	for path, want := range map[string]string{"/a/x": "one GET /x", "/a/y": "two GET /y", "/x": " 404 "} {
+		if got := exchangeOnce(t, address, get(path, "")); !strings.Contains(got, want) {
+			t.Fatalf("%s: got %q, want %q", path, got, want)
+		}
+	}
+	for x, want := range map[string]string{
+		"/x": "2: 2 0 0 0\n",
+		"/y": "2: 0 0 2 0\n1 elsewhere: a/1 to relay " + two + " -> a/x to relay " + one + "\n1 elsewhere: a/x to relay " + one + " -> a/1 to relay " + two + "\n",
+	} {
+		if got := s.replay(adapt(t, site(x))).String(); got != want {
+			t.Errorf("%s: got\n%s\nwant\n%s", x, got, want)
+		}
+	}
+}
+
 // TestReplayUnderWay replays, explains and reloads while requests come.
 func TestReplayUnderWay(t *testing.T) {
 	address, up := freeport.Address(t), httpBackendKept(t, "up")
