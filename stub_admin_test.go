@@ -193,7 +193,19 @@ func (s *stubAdmin) find(w http.ResponseWriter, r *http.Request) int {
 }
 
 func (s *stubAdmin) one(w http.ResponseWriter, r *http.Request) {
-	if i := s.find(w, r); i >= 0 {
+	i := s.find(w, r)
+	switch {
+	case i < 0:
+	case r.URL.Query().Has("explain"):
+		answer := make(map[string]any)
+		if err := json.Unmarshal([]byte(s.explained), &answer); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		answer["stream"], answer["from"], answer["unknown"] = s.streams[i], "replay", []string{"the values of the fields"}
+		answer["decided"] = replayPlace{"chat", "relay 10.0.0.5:9000"}
+		_ = writeJSON(w, answer)
+	default:
 		_ = writeJSON(w, s.streams[i])
 	}
 }

@@ -415,7 +415,7 @@ $("detail-explain").addEventListener("click", () => {
 	form.text.value = s.method ? `${s.method} ${/^[!-~]*$/.test(s.path ?? "") ? s.path : encodeURI(s.path)} HTTP/1.1\n${s.host ? `Host: ${s.host}\n` : ""}\n` : "";
 	form.crlf.checked = true;
 	form.end.checked = false;
-	explain(s.method ? "The head is made of method, path and host: the query and the other fields of the request are not kept." : "The bytes of the stream are not kept: give those with which it began.");
+	explainStream(s, s.method ? "The head is made of method, path and host: the query and the other fields of the request are not kept." : "The bytes of the stream are not kept: give those with which it began.");
 });
 
 /* Explain */
@@ -424,6 +424,19 @@ $("question").addEventListener("submit", (event) => {
 	event.preventDefault();
 	explain();
 });
+
+// explainStream shows where a stream goes by what is known of it, or else, as when it has ended
+// meanwhile, what is made of the form.
+async function explainStream(s, note) {
+	try {
+		const answer = await api(`streams/${encodeURIComponent(s.id)}?explain`);
+		$("explain-error").hidden = true;
+		const decided = answer.decided ? ` It was decided for ${inert(answer.decided.destination)}${answer.decided.route ? " by the route " + inert(answer.decided.route) : ""}.` : "";
+		showAnswer(answer, `Of the stream ${inert(s.id)} this is not known: ${(answer.unknown ?? []).map(inert).join(", ")}.${decided}`);
+	} catch {
+		explain(note);
+	}
+}
 
 async function explain(note) {
 	const form = $("question").elements, text = form.text.value;
@@ -443,7 +456,7 @@ async function explain(note) {
 	}
 }
 
-const answers = { yes: ["good", "yes"], no: ["none", "no"], "needs more bytes": ["warn", "needs more bytes"], failed: ["bad", "failed"], "not asked": ["none", "not asked"] };
+const answers = { yes: ["good", "yes"], no: ["none", "no"], "needs more bytes": ["warn", "needs more bytes"], failed: ["bad", "failed"], "not asked": ["none", "not asked"], unknown: ["warn", "unknown"] };
 
 function badge(answer) {
 	const [kind, text] = answers[answer] ?? ["none", inert(answer)];
@@ -501,6 +514,7 @@ function destination(d) {
 		relay: () => `to ${inert(d.address) || "an upstream"}${d.tls ? " over TLS" : ""}`,
 		handler: () => `to the handler ${inert(d.handler)}`,
 		answer: () => `answered with ${d.status || "an answer"}`,
+		unknown: () => "not known",
 	}[d.kind] ?? (() => "closed");
 	const parts = [element("p", { id: "destination", "data-kind": d.kind }, element("b", {}, to()), because(d.why), d.policy ? `, by the policy ${inert(d.policy)}` : "")];
 	if (d.upstreams?.length) {
