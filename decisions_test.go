@@ -236,3 +236,30 @@ func TestReplayOff(t *testing.T) {
 		t.Errorf("got %v allocations, want none", n)
 	}
 }
+
+// TestExplainKeptPolicy does not name an upstream that depends on what is not kept.
+func TestExplainKeptPolicy(t *testing.T) {
+	for relay, want := range map[string]string{
+		"relay 10.0.0.1:1 10.0.0.2:2 {\nlb_policy header X-Tenant\n}": "",
+		"relay 10.0.0.1:1 10.0.0.2:2 {\nlb_policy uri_hash\n}":        "",
+		"relay 10.0.0.1:1 10.0.0.2:2 {\nlb_policy first\n}":           "10.0.0.1:1",
+		"relay {l4.http.header.X-To}:1 {\ndial_allow 10.0.0.0/8\n}":   "",
+		"relay 10.0.0.1:1 {\nlb_policy header X-Tenant\n}":            "10.0.0.1:1",
+	} {
+		adapted, err := adaptConfig("{\nlayer4 {\n:8080 {\nroute {\ninspect {\nreplay 3\nroute {\n" + relay + "\n}\n}\n}\n}\n}\n}\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		whileProvisioned(t, adapted, func(ctx caddy.Context) {
+			decide(t, inspectIn(t, ctx), "GET /?q HTTP/1.1\r\nHost: a\r\nX-Tenant: gold\r\nX-To: 10.0.0.9\r\n\r\n")
+			kept := allKept(0)
+			e, _, err := explainKept(ctx, "", kept.Decisions[0], kept.Facts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Destination.Kind != toRelay || e.Destination.Address != want {
+				t.Errorf("%s: got %+v, want %q", relay, e.Destination, want)
+			}
+		})
+	}
+}

@@ -363,10 +363,16 @@ func (x *explainer) choose(h *Relay, cx *layer4.Connection, to *explainedDestina
 		to.Upstreams = append(to.Upstreams, explainedUpstream{Address: c.String(), Streams: c.Streams, First: first[c.Server], Out: c.Out})
 	}
 	to.Policy = h.policyName()
+	_, byHead := h.pool.Selector().(headPolicy)
 	switch {
 	case len(preview.First) == 0:
 		to.Why = "no upstream is available"
 		return false
+	case x.kept != nil && (byHead && len(preview.Servers) > 1 || h.pool.PerClient()):
+		to.Why = "which upstream depends on what is not kept"
+		for i := range to.Upstreams {
+			to.Upstreams[i].First = to.Upstreams[i].Out == ""
+		}
 	case preview.Foreign && len(preview.First) > 1:
 		to.Why = "the policy is another plugin's, and was not asked"
 	case len(preview.First) > 1:
