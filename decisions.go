@@ -59,6 +59,7 @@ type decision struct {
 	cut    bool // there are more names
 
 	// What was decided: under the ring's lock.
+	kept  bool // it is in the ring, or was
 	asked []askedRoutes
 	to    replayPlace
 }
@@ -160,16 +161,22 @@ func (in *inspection) keepDecision() {
 	} else {
 		ring = d.ring
 	}
-	asked := askedRoutes{in.inspect.facts, in.route}
 	ring.mu.Lock()
 	defer ring.mu.Unlock()
-	if len(d.asked) == 0 {
+	if !d.kept {
+		d.kept = true
 		ring.add(d)
 	}
-	if asked.facts != nil {
-		d.asked = append(d.asked, asked)
+	// What was answered about another head, or by some of the routes, says nothing.
+	if in.inspect.facts != nil && in.failure == nil && in.sameHead(t.first) {
+		d.asked = append(d.asked, askedRoutes{in.inspect.facts, in.route})
 	}
 	d.to.enter(in)
+}
+
+// sameHead reports whether in has the head of first: it is not rewritten.
+func (in *inspection) sameHead(first *inspection) bool {
+	return in == first || bytes.Equal(in.Data()[:in.Head.Len], first.Data()[:first.Head.Len])
 }
 
 // enter makes p the place that an inspect has decided on.

@@ -136,6 +136,9 @@ func (x *explainer) rewriteHead(h *RewriteHead, step *explainedHandler, cx *laye
 		x.closed("rewrite_head has no request head to edit")
 		return nil
 	}
+	if x.kept != nil {
+		x.kept.rewritten = true
+	}
 	edited, _, err := h.rewrite(cx, in)
 	if err != nil {
 		x.answer(in, statusOnly(http.StatusBadRequest), fmt.Sprintf("rewrite_head: %v", err))

@@ -37,7 +37,9 @@ type keptWalk struct {
 	end       bool   // nothing follows
 	insideTLS bool   // they are, and the connection begins with a ClientHello
 
-	match string // of the route that is taken, by canonicalMatch
+	match     string // of the route that is taken, by canonicalMatch
+	rewritten bool   // the head is not that of then any more
+
 	blind string // why it is not known what a layer4 route answers
 	to    replayPlace
 }
@@ -191,7 +193,7 @@ func explainKept(ctx caddy.Context, listen string, d *keptDecision, facts []*ins
 // renumbered reports whether the route that is taken is the one of then, without a name and
 // with another number.
 func (k *keptWalk) renumbered(facts []*inspectFacts) bool {
-	if len(k.Asked) == 0 || k.to.Destination != k.To.Destination {
+	if len(k.Asked) != strings.Count(k.To.Route, "/")+1 || k.to.Destination != k.To.Destination {
 		return false
 	}
 	last := k.Asked[len(k.Asked)-1]
@@ -288,7 +290,7 @@ func (x *explainer) chooseKept(in *inspection, config []configRoute, to *explain
 		answer, known := false, len(route.sets) == 0
 		if known {
 			answer = in.Outcome().ByDefault() && !in.isConnect()
-		} else if answer, known = k.answers[canonicalMatch(config[i].Match)]; known && in.Outcome().String() == k.Outcome {
+		} else if answer, known = k.answers[canonicalMatch(config[i].Match)]; known && !k.rewritten && in.Outcome().String() == k.Outcome {
 			explained.Why = "as it answered then"
 		} else {
 			switch x.route(in, route, config[i].Match, explained) {
@@ -459,7 +461,7 @@ func (k *keptWalk) knows(name string, config json.RawMessage) bool {
 	isHTTP, isTLS := k.Outcome == opening.HTTP.String() && !k.insideTLS, k.Outcome == opening.TLS.String() || k.insideTLS
 	switch {
 	case name == "remote_ip", name == "local_ip":
-		return !hasPlaceholder(config)
+		return !hasPlaceholder(config) && k.Client != ""
 	case name == "tls":
 		text := string(compactJSON(config))
 		return !k.AnyTLS && isHTTP || isTLS && (text == "{}" || text == "null")
@@ -491,8 +493,10 @@ func (k *keptWalk) knowsSets(config json.RawMessage, knows func(string, json.Raw
 func (k *keptWalk) knowsHTTP(name string, config json.RawMessage) bool {
 	placeholders := hasPlaceholder(config)
 	switch name {
-	case "path", "method", "remote_ip", "client_ip":
+	case "path", "method":
 		return k.Head && !placeholders
+	case "remote_ip", "client_ip":
+		return !placeholders && k.Client != ""
 	case "host":
 		return k.Head && !placeholders && !k.line()
 	case "path_regexp":

@@ -411,6 +411,43 @@ func TestReplayInside(t *testing.T) {
 	}
 }
 
+// TestReplayRewritten does not take what was answered about one head for an answer about
+// another.
+func TestReplayRewritten(t *testing.T) {
+	address, one, two := freeport.Address(t), httpBackend(t, "one"), httpBackend(t, "two")
+	site := func(outer, field string) string {
+		return layer4Caddyfile(address, `
+			replay 10
+			`+outer+`
+			@a http_request path /a/*
+			route @a {
+				rewrite_head {
+					header X-Tenant `+field+`
+				}
+				inspect {
+					replay 10
+					@gold http_request header X-Tenant gold
+					route @gold {
+						relay `+one+`
+					}
+					route {
+						relay `+two+`
+					}
+				}
+			}`)
+	}
+	s := start(t, site("", "gold"))
+	if got := exchangeOnce(t, address, get("/a/x", "X-Tenant: tin\r\n")); !strings.Contains(got, "one GET /a/x") {
+		t.Fatalf("got %q", got)
+	}
+	outer := "@gold http_request header X-Tenant gold\nroute @gold {\nrelay " + two + "\n}"
+	for _, config := range []string{site(outer, "gold"), site("", "tin")} {
+		if got := s.replay(adapt(t, config)); got.Decisions != 1 || got.Unknown != 1 {
+			t.Errorf("got %s, want it unknown", got)
+		}
+	}
+}
+
 // TestReplayUnderWay replays, explains and reloads while requests come.
 func TestReplayUnderWay(t *testing.T) {
 	address, up := freeport.Address(t), httpBackendKept(t, "up")
