@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -61,12 +62,11 @@ type streamView struct {
 	Rate        float64   `json:"rate"` // bytes a second, both ways, lately
 	Idle        float64   `json:"idle"` // seconds since a byte was last delivered
 
-	stream listedStream
 }
 
-// viewOf returns what the admin API shows of a record.
-func viewOf(record *account.Record) streamView {
-	r := record.Read()
+// viewOf returns what the admin API shows of a request, of a stream or of a connection that
+// waits.
+func viewOf(r account.Reading) streamView {
 	return streamView{
 		ID:          r.ID.String(),
 		Started:     r.Started,
@@ -85,10 +85,75 @@ func viewOf(record *account.Record) streamView {
 		State:       r.State.String(),
 		BytesUp:     r.Up,
 		BytesDown:   r.Down,
-		Rate:        rates.of(r),
+		Rate:        rateOf(&r),
 		Idle:        r.Idle.Seconds(),
-		stream:      listedStream{record, r.ID},
 	}
+}
+
+// rateOf returns the bytes a second, both ways, of what is under way; else 0.
+func rateOf(r *account.Reading) float64 {
+	if r.State == account.Open || r.State == account.Dialing {
+		return rates.of(*r)
+	}
+	return 0
+}
+
+// listed is what may be in a list: what is under way, or a connection that waits.
+type listed struct {
+	record *account.Record
+	owner  relay.Owner // of a connection that waits; then there is no record
+}
+
+// read returns what is known of it. It reports false if it is over.
+func (l listed) read() (r account.Reading, there bool) {
+	switch owner := l.owner.(type) {
+	case nil:
+		r = l.record.Read()
+		return r, r.State != account.Ended
+	case *relayed:
+		return owner.reading()
+	case *parked:
+		return owner.reading(), true
+	}
+	return r, false
+}
+
+// end ends those that are still what they were: what is under way with a reset, a connection
+// that waits in order.
+func end(all []found) {
+	var running []found
+	waiting := make(map[relay.Owner]bool)
+	for _, f := range all {
+		if f.owner == nil {
+			running = append(running, f)
+		} else if r, there := f.read(); there && r.ID == f.id {
+			waiting[f.owner] = true
+		}
+	}
+	if len(running) > 0 {
+		kill(running)
+	}
+	if len(waiting) > 0 {
+		streams.Retire(func(owner relay.Owner) bool { return waiting[owner] })
+	}
+}
+
+// waitingIn returns the connections that wait in that state.
+func waitingIn(state account.State) (waiting []listed) {
+	for _, owner := range streams.Owners() {
+		of := account.Waiting
+		switch owner.(type) {
+		case *parked:
+			of = account.Parked
+		case *relayed:
+		default:
+			continue
+		}
+		if of == state {
+			waiting = append(waiting, listed{owner: owner})
+		}
+	}
+	return waiting
 }
 
 // rates remembers what was asked about lately, to tell how fast it is.
@@ -154,13 +219,13 @@ type streamFilter struct {
 }
 
 // equalFilters are the parameters that are compared with what is shown.
-var equalFilters = map[string]func(*streamView) string{
-	"route":       func(v *streamView) string { return v.Route },
-	"host":        func(v *streamView) string { return v.Host },
-	"upstream":    func(v *streamView) string { return v.Upstream },
-	"destination": func(v *streamView) string { return v.Destination },
-	"outcome":     func(v *streamView) string { return v.Outcome },
-	"state":       func(v *streamView) string { return v.State },
+var equalFilters = map[string]func(*account.Reading) string{
+	"route":       func(r *account.Reading) string { return r.Route },
+	"host":        func(r *account.Reading) string { return r.Host },
+	"upstream":    func(r *account.Reading) string { return r.Upstream },
+	"destination": func(r *account.Reading) string { return r.Destination },
+	"outcome":     func(r *account.Reading) string { return r.Outcome },
+	"state":       func(r *account.Reading) string { return r.State.String() },
 }
 
 // parseFilter reads the filters of query, which may have others of those parameters too. An
@@ -204,10 +269,10 @@ func parseClient(value string) (netip.Prefix, error) {
 	return network.Masked(), nil
 }
 
-// matches reports whether the filter means v.
-func (f *streamFilter) matches(v *streamView) bool {
+// matches reports whether the filter means what is known in r.
+func (f *streamFilter) matches(r *account.Reading) bool {
 	for name, value := range f.equal {
-		got := equalFilters[name](v)
+		got := equalFilters[name](r)
 		same := got == value
 		switch name {
 		case "host":
@@ -222,49 +287,91 @@ func (f *streamFilter) matches(v *streamView) bool {
 		}
 	}
 	if f.client.IsValid() {
-		client, err := netip.ParseAddrPort(v.Client)
+		client, err := netip.ParseAddrPort(addressOf(r.Client))
 		if err != nil || !f.client.Contains(client.Addr().Unmap().WithZone("")) {
 			return false
 		}
 	}
-	return v.Age >= f.older.Seconds()
+	return r.Age >= f.older
 }
 
-// find returns what is under way and meant.
-func (f *streamFilter) find() (found []streamView) {
-	for _, record := range accounts.All() {
-		if v := viewOf(record); v.State != account.Ended.String() && f.matches(&v) {
-			found = append(found, v)
+// found is one that a filter means, with its place in an order.
+type found struct {
+	listed
+	place
+}
+
+// place is where something is in an order. Smaller ones come first.
+type place struct {
+	key int64
+	id  account.ID
+}
+
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.key, q.key), cmp.Compare(p.id, q.id))
+}
+
+// String returns a place as parsePlace reads it.
+func (p place) String() string { return fmt.Sprintf("%d_%s", p.key, p.id) }
+
+func parsePlace(s string) (p place, err error) {
+	key, id, _ := strings.Cut(s, "_")
+	if p.key, err = strconv.ParseInt(key, 10, 64); err == nil {
+		p.id, err = account.ParseID(id)
+	}
+	return p, err
+}
+
+// find returns what is meant, in no order. Only what is there is locked, a part of it at a time
+// and none for long: what begins and ends meanwhile goes on.
+func (f *streamFilter) find(order streamOrder) (all []found) {
+	consider := func(l listed) {
+		if r, there := l.read(); there && f.matches(&r) {
+			all = append(all, found{l, place{order(&r), r.ID}})
 		}
 	}
-	return found
-}
-
-// streamOrders are what streams are sorted by, ascending; the ID decides between equals.
-var streamOrders = map[string]func(a, b *streamView) int{
-	"age":   func(a, b *streamView) int { return cmp.Compare(a.Age, b.Age) },
-	"bytes": func(a, b *streamView) int { return cmp.Compare(a.BytesUp+a.BytesDown, b.BytesUp+b.BytesDown) },
-	"rate":  func(a, b *streamView) int { return cmp.Compare(a.Rate, b.Rate) },
-	"idle":  func(a, b *streamView) int { return cmp.Compare(a.Idle, b.Idle) },
-	"id":    func(a, b *streamView) int { return 0 },
-}
-
-// sortStreams sorts by that order, descending with a minus before it. Default: the youngest
-// first.
-func sortStreams(views []streamView, order string) error {
-	name, descending := strings.CutPrefix(cmp.Or(order, "age"), "-")
-	compare := streamOrders[name]
-	if compare == nil {
-		return fmt.Errorf("sort: unknown order %q: use age, bytes, rate, idle or id, with a minus for the reverse", order)
-	}
-	slices.SortFunc(views, func(a, b streamView) int {
-		by := compare(&a, &b)
-		if descending {
-			by = -by
+	switch f.equal["state"] {
+	case account.Waiting.String():
+		for _, l := range waitingIn(account.Waiting) {
+			consider(l)
 		}
-		return cmp.Or(by, strings.Compare(a.ID, b.ID))
-	})
-	return nil
+	case account.Parked.String():
+		for _, l := range waitingIn(account.Parked) {
+			consider(l)
+		}
+	default:
+		for _, record := range accounts.All() {
+			consider(listed{record: record})
+		}
+	}
+	return all
+}
+
+// streamOrder returns the key of what is known of a stream in an order: smaller ones come
+// first, and the ID decides between equals.
+type streamOrder func(*account.Reading) int64
+
+// streamOrders are what streams are sorted by.
+var streamOrders = map[string]streamOrder{
+	"age":   func(r *account.Reading) int64 { return -int64(r.Started.Sub(account.Epoch)) },
+	"bytes": func(r *account.Reading) int64 { return r.Up + r.Down },
+	"rate":  func(r *account.Reading) int64 { return int64(rateOf(r)) },
+	"idle":  func(r *account.Reading) int64 { return -int64(r.Started.Sub(account.Epoch) + r.Age - r.Idle) },
+	"id":    func(*account.Reading) int64 { return 0 },
+}
+
+// parseOrder returns an order by its name, descending with a minus before it. Default: the
+// youngest first.
+func parseOrder(name string) (streamOrder, error) {
+	name, descending := strings.CutPrefix(cmp.Or(name, "age"), "-")
+	order := streamOrders[name]
+	switch {
+	case order == nil:
+		return nil, fmt.Errorf("sort: unknown order %q: use age, bytes, rate, idle or id, with a minus for the reverse", name)
+	case descending:
+		return func(r *account.Reading) int64 { return -order(r) }, nil
+	}
+	return order, nil
 }
 
 // The number of streams in an answer.
@@ -280,66 +387,88 @@ func serveStreams(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return apiError(http.StatusBadRequest, err)
 	}
-	limit, after := defaultStreams, 0
+	limit := defaultStreams
 	if value := query.Get("limit"); value != "" {
 		if limit, err = strconv.Atoi(value); err != nil || limit < 1 || limit > maxStreams {
 			return apiError(http.StatusBadRequest, fmt.Errorf("limit: %q is not a number from 1 to %d", value, maxStreams))
 		}
 	}
+	after := place{key: math.MinInt64}
 	if value := query.Get("after"); value != "" {
-		if after, err = strconv.Atoi(value); err != nil || after < 0 {
+		if after, err = parsePlace(value); err != nil {
 			return apiError(http.StatusBadRequest, fmt.Errorf("after: %q is not what an answer had as next", value))
 		}
 	}
-	found := filter.find()
-	if err := sortStreams(found, query.Get("sort")); err != nil {
+	order, err := parseOrder(query.Get("sort"))
+	if err != nil {
 		return apiError(http.StatusBadRequest, err)
 	}
-	answer := struct {
-		Total   int          `json:"total"`
-		Streams []streamView `json:"streams"`
-		Next    string       `json:"next,omitempty"`
-	}{Total: len(found), Streams: []streamView{}}
-	if after < len(found) {
-		end := min(after+limit, len(found))
-		answer.Streams = found[after:end]
-		if end < len(found) {
-			answer.Next = strconv.Itoa(end)
-		}
-	}
+	answer := streamPage{Streams: []streamView{}}
+	answer.fill(filter.find(order), after, limit)
 	return writeJSON(w, answer)
 }
 
-// recordOf returns the record that the path of a request names, and its error else.
-func recordOf(r *http.Request) (*account.Record, error) {
-	name := strings.TrimPrefix(r.URL.Path, "/streamprox/streams/")
-	id, err := account.ParseID(name)
-	if err == nil {
-		if record := accounts.Find(id); record != nil {
-			return record, nil
+// streamPage is an answer of GET /streamprox/streams.
+type streamPage struct {
+	Total   int          `json:"total"`
+	Streams []streamView `json:"streams"`
+	Next    string       `json:"next,omitempty"`
+}
+
+// fill fills the page with what comes after that place, at most limit. As the next page begins
+// at a place and not at a number, what begins and ends between two pages moves none of the
+// others from one page to another.
+func (p *streamPage) fill(all []found, after place, limit int) {
+	p.Total = len(all)
+	all = slices.DeleteFunc(all, func(f found) bool { return f.compare(after) <= 0 })
+	slices.SortFunc(all, func(a, b found) int { return a.compare(b.place) })
+	if len(all) > limit {
+		all = all[:limit]
+		p.Next = all[limit-1].String()
+	}
+	for _, f := range all {
+		if r, there := f.read(); there && r.ID == f.id { // else it has ended meanwhile
+			p.Streams = append(p.Streams, viewOf(r))
 		}
 	}
-	return nil, apiError(http.StatusNotFound, fmt.Errorf("no stream %.40q is under way", name))
+}
+
+// streamNamed returns what the path of a request names, and its error else.
+func streamNamed(r *http.Request) (found, error) {
+	name := strings.TrimPrefix(r.URL.Path, "/streamprox/streams/")
+	if id, err := account.ParseID(name); err == nil {
+		if record := accounts.Find(id); record != nil {
+			return found{listed{record: record}, place{id: id}}, nil
+		}
+		for _, state := range []account.State{account.Waiting, account.Parked} {
+			for _, l := range waitingIn(state) {
+				if r, there := l.read(); there && r.ID == id {
+					return found{l, place{id: id}}, nil
+				}
+			}
+		}
+	}
+	return found{}, apiError(http.StatusNotFound, fmt.Errorf("no stream %.40q is under way", name))
 }
 
 // serveStream answers GET /streamprox/streams/{id}; with explain in its query, why it goes where
 // it does.
 func serveStream(w http.ResponseWriter, r *http.Request) error {
-	record, err := recordOf(r)
+	f, err := streamNamed(r)
 	if err != nil {
 		return err
 	}
-	view := viewOf(record)
 	query := r.URL.Query()
 	for name := range query {
 		if name != "explain" {
 			return apiError(http.StatusBadRequest, fmt.Errorf("%s: unknown parameter", name))
 		}
 	}
+	reading, _ := f.read()
 	if !query.Has("explain") {
-		return writeJSON(w, view)
+		return writeJSON(w, viewOf(reading))
 	}
-	answer, err := explainStream(caddy.ActiveContext(), record)
+	answer, err := explainStream(caddy.ActiveContext(), reading)
 	if err != nil {
 		return questionError(err)
 	}
@@ -348,29 +477,21 @@ func serveStream(w http.ResponseWriter, r *http.Request) error {
 
 // serveEndStream answers DELETE /streamprox/streams/{id}.
 func serveEndStream(w http.ResponseWriter, r *http.Request) error {
-	record, err := recordOf(r)
+	f, err := streamNamed(r)
 	if err != nil {
 		return err
 	}
-	id := record.Read().ID
-	logDone(r, "ending streams", zap.Stringer("id", id), zap.Int("streams", 1))
-	endStreams([]listedStream{{record, id}})
+	logDone(r, "ending streams", zap.Stringer("id", f.id), zap.Int("streams", 1))
+	end([]found{f})
 	return writeJSON(w, map[string]int{"ended": 1})
 }
 
-// listedStream is a request or a stream that was under way when it was looked for. Its record
-// may have become that of a later request on the connection.
-type listedStream struct {
-	record *account.Record
-	id     account.ID
-}
-
-// endStreams resets streams that are still under way.
-func endStreams(listed []listedStream) {
+// kill resets requests and streams that are under way.
+func kill(all []found) {
 	var meters []*account.Meter
-	for _, l := range listed {
-		if l.record.Kill(l.id, relay.Killed.String()) {
-			meters = append(meters, l.record.Meter()) // an engine may have it, or be about to get it
+	for _, f := range all {
+		if f.record.Kill(f.id, relay.Killed.String()) {
+			meters = append(meters, f.record.Meter()) // an engine may have it, or be about to get it
 		}
 	}
 	if len(meters) > 0 {
@@ -399,28 +520,26 @@ func serveEndStreams(w http.ResponseWriter, r *http.Request) error {
 			return apiError(http.StatusBadRequest, fmt.Errorf("over: %q is not a duration up to %s, as in 30s", value, maxSpread))
 		}
 	}
-	found := filter.find()
-	_ = sortStreams(found, "-idle")
-	listed := make([]listedStream, len(found))
-	for i, v := range found {
-		listed[i] = v.stream
-	}
+	// Those that rest come first.
+	idlest, _ := parseOrder("-idle")
+	all := filter.find(idlest)
+	slices.SortFunc(all, func(a, b found) int { return a.compare(b.place) })
 	query.Del("over")
-	fields := []zap.Field{zap.String("filter", query.Encode()), zap.Int("streams", len(found))}
+	fields := []zap.Field{zap.String("filter", query.Encode()), zap.Int("streams", len(all))}
 	if over == 0 {
 		logDone(r, "ending streams", fields...)
-		endStreams(listed)
-		return writeJSON(w, map[string]int{"ended": len(listed)})
+		end(all)
+		return writeJSON(w, map[string]int{"ended": len(all)})
 	}
 	logDone(r, "ending streams", append(fields, zap.Duration("over", over))...)
-	for i := range listed {
-		// Those that rest come first, and clients that come back at once do not come together.
-		at := time.Duration((float64(i) + rand.Float64()) / float64(len(listed)) * float64(over))
-		time.AfterFunc(at, func() { endStreams(listed[i : i+1]) })
+	for i := range all {
+		// Clients that come back at once do not come together.
+		at := time.Duration((float64(i) + rand.Float64()) / float64(len(all)) * float64(over))
+		time.AfterFunc(at, func() { end(all[i : i+1]) })
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusAccepted)
-	return json.NewEncoder(w).Encode(map[string]int{"ending": len(found)})
+	return json.NewEncoder(w).Encode(map[string]int{"ending": len(all)})
 }
 
 // began is when the process began to count.

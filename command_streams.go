@@ -46,7 +46,7 @@ var filterFlags = []struct{ name, usage string }{
 	{"upstream", "Only streams to that upstream"},
 	{"client", "Only streams from that address, or that range as in 192.0.2.0/24"},
 	{"destination", "Only streams to that destination: relay, http_app, http_respond, inspect"},
-	{"state", "Only streams in that state: dialing, open"},
+	{"state", "Only streams in that state: dialing, open; or connections between two requests: waiting, of relay; parked, of http_app"},
 	{"older", "Only streams that are older, as in 10m"},
 }
 
@@ -98,7 +98,7 @@ func streamsCommand() *cobra.Command {
 		Long: `
 Lists the streams of a running Caddy, the youngest first: each request until its response is
 delivered, and each stream until it ends. A connection that waits for its next request is not
-listed; stats counts those. What a client has sent is shown with its control characters escaped.
+listed; stats counts those, and --state waiting or --state parked lists them. What a client has sent is shown with its control characters escaped.
 
 --watch draws the list again every second, as many streams as the terminal has lines.`,
 		Example: `  caddy streamprox streams --route chat --older 10m --sort -rate
@@ -174,7 +174,7 @@ func (c *adminClient) streams(ctx context.Context, query url.Values, limit int) 
 		}
 		list.Total, list.Next = page.Total, page.Next
 		list.Streams = append(list.Streams, page.Streams...)
-		if page.Next == "" || len(page.Streams) == 0 || limit > 0 && len(list.Streams) >= limit {
+		if page.Next == "" || limit > 0 && len(list.Streams) >= limit {
 			break
 		}
 		query.Set("after", page.Next)

@@ -255,13 +255,9 @@ type explainedStream struct {
 }
 
 // explainStream explains a request or a stream that is there, by what is known of its head.
-func explainStream(ctx caddy.Context, record *account.Record) (*explainedStream, error) {
-	view := viewOf(record)
-	id, err := account.ParseID(view.ID)
-	if err != nil {
-		return nil, err
-	}
-	answer := &explainedStream{Stream: &view, From: "replay", Unknown: []string{}}
+func explainStream(ctx caddy.Context, of account.Reading) (answer *explainedStream, err error) {
+	view, id := viewOf(of), of.ID
+	answer = &explainedStream{Stream: &view, From: "replay", Unknown: []string{}}
 	kept := allKept(id)
 	if len(kept.Decisions) > 0 {
 		answer.Decided = &kept.Decisions[0].To

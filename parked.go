@@ -5,7 +5,10 @@ import (
 	"math"
 	"net"
 	"time"
+	"unique"
 
+	"github.com/streamprox/caddy-streamprox/internal/account"
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 	"github.com/streamprox/caddy-streamprox/internal/socket"
 )
@@ -30,13 +33,14 @@ func (p *parking) due(now time.Time) time.Time {
 // park lets a connection wait for its next request, for as long as the HTTP server would
 // have waited; 0: for ever. The caller has taken a descriptor to do it with. Where nothing
 // takes the connection, it is closed: it is idle, and its client opens another one. But if
-// that request has come meanwhile, it is returned, and the connection is left open.
-func (p *parking) park(conn net.Conn, next continuation, patience time.Duration) (came *inspection) {
+// that request has come meanwhile, it is returned, and the connection is left open. last is the
+// account of the request before.
+func (p *parking) park(conn net.Conn, next continuation, last *account.Record, patience time.Duration) (came *inspection) {
 	if patience == 0 {
 		patience = math.MaxInt64
 	}
 	parkedConnections.Add(1)
-	if !p.parker.Park(&relay.Session{Client: conn, Keepalive: patience, Owner: &parked{next}}) {
+	if !p.parker.Park(&relay.Session{Client: conn, Keepalive: patience, Owner: newParked(next, last)}) {
 		parkedConnections.Add(-1)
 		if socket.Unread(conn) {
 			first := socket.NewReader(conn)
@@ -62,7 +66,35 @@ func retireParked() {
 }
 
 // parked is a connection that waits for its next request, which has left the HTTP server.
-type parked struct{ continuation }
+type parked struct {
+	continuation
+	id    account.ID // of the request before
+	to    unique.Handle[parkedFrom]
+	since time.Duration // since account.Epoch
+}
+
+// parkedFrom is where a parked connection was: many were at the same place.
+type parkedFrom struct{ route, listener string }
+
+// newParked returns what waits for the request after last.
+func newParked(next continuation, last *account.Record) *parked {
+	before := last.Read()
+	return &parked{next, before.ID, unique.Make(parkedFrom{before.Route, before.Upstream}), time.Since(account.Epoch)}
+}
+
+// reading returns what is known of the connection.
+func (p *parked) reading() account.Reading {
+	now, to := time.Now(), p.to.Value()
+	idle := now.Sub(account.Epoch) - p.since
+	return account.Reading{
+		Summary: account.Summary{
+			ID: p.id, Started: now.Add(-idle), State: account.Parked,
+			Client: p.origin.ends.Client(), Local: p.origin.ends.Local(),
+			Outcome: opening.HTTP.String(), Route: to.route, Destination: toHTTPApp, Upstream: to.listener,
+		},
+		Idle: idle, Age: idle,
+	}
+}
 
 // Next implements relay.Owner: all that is complete is for Take.
 func (p *parked) Next(data []byte, _ bool) relay.Next {

@@ -361,7 +361,7 @@ func (c *reinspectConn) Close() error {
 			c.counts.ends(appConnection, endMoved)
 		} else {
 			c.counts.ends(appConnection, endParked)
-			c.next = c.parking.park(c.base, c.continuation, c.clock.left(time.Now()))
+			c.next = c.parking.park(c.base, c.continuation, c.record.Load(), c.clock.left(time.Now()))
 		}
 		c.ended(c.next)
 		return nil

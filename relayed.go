@@ -51,6 +51,22 @@ func (r *relayedClient) String() string {
 	return addressOf(r.origin.ends.Client())
 }
 
+// reading returns what is known of a connection that waits for its next request. It reports
+// false if it does not wait.
+func (r *relayed) reading() (reading account.Reading, waits bool) {
+	if r.record == nil {
+		return reading, false
+	}
+	reading = r.record.Read()
+	if reading.State != account.Ended {
+		return reading, false
+	}
+	reading.State = account.Waiting
+	reading.Started = reading.Started.Add(reading.Age - reading.Idle)
+	reading.Age = reading.Idle
+	return reading, true
+}
+
 // Refusal implements relay.Owner.
 func (r *relayed) Refusal(status int) []byte {
 	ownAnswers.count(status)

@@ -149,7 +149,7 @@ func TestWaits(t *testing.T) {
 			h := loadHandler(t, "inspect", `{`+test.options+`"timeout":"1h","routes":[`+chatRoute+lastRoute+`]}`).(*Inspect)
 			cx := layer4.WrapConnection(clientConn{}, nil, zap.NewNop())
 			c := continuation{h, origin{parent: cx}}
-			for _, owner := range []relay.Owner{&relayed{relay: new(Relay), continuation: c}, &parked{c}} {
+			for _, owner := range []relay.Owner{&relayed{relay: new(Relay), continuation: c}, &parked{continuation: c}} {
 				before := time.Now()
 				got := owner.Next([]byte(test.in), false)
 				if got.Verdict != test.want {
@@ -170,7 +170,7 @@ func TestWaitedInVain(t *testing.T) {
 	cx := layer4.WrapConnection(clientConn{}, nil, zap.NewNop())
 	c := continuation{h, origin{parent: cx}}
 	for _, detached := range []bool{true, false} {
-		for _, owner := range []relay.Owner{&relayed{relay: new(Relay), continuation: c, detached: detached}, &parked{c}} {
+		for _, owner := range []relay.Owner{&relayed{relay: new(Relay), continuation: c, detached: detached}, &parked{continuation: c}} {
 			client, server := net.Pipe()
 			_ = client.SetDeadline(time.Now().Add(30 * time.Second))
 			taken := make(chan struct{})

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -119,10 +120,14 @@ const (
 	Open    State = iota // it is with its destination
 	Dialing              // it waits for a connection to an upstream
 	Ended
+	Waiting // a connection of relay has no request under way
+	Parked  // neither has one that has left the HTTP server
 )
 
 // String returns the state in a word, for the API.
-func (s State) String() string { return [...]string{"open", "dialing", "ended"}[s] }
+func (s State) String() string {
+	return [...]string{"open", "dialing", "ended", "waiting", "parked"}[s]
+}
 
 // Summary is what is known of a request or a stream. Strings that are not known are "".
 type Summary struct {
@@ -479,6 +484,7 @@ func (t *Table) All() (all []*Record) {
 	for i := range t.shards {
 		sh := &t.shards[i]
 		sh.mu.Lock()
+		all = slices.Grow(all, sh.n)
 		if sh.head.next != nil {
 			for r := sh.head.next; r != &sh.head; r = r.next {
 				all = append(all, r)

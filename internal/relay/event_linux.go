@@ -232,6 +232,9 @@ func (p *pair) end(cause Cause, err error) bool {
 // meterOf implements member.
 func (p *pair) meterOf() *account.Meter { return p.meter }
 
+// ownerOf implements member.
+func (p *pair) ownerOf() Owner { return p.owner }
+
 // retire implements member.
 func (p *pair) retire(which func(Owner) bool) {
 	if p.owner != nil && (which == nil || which(p.owner)) {

@@ -143,6 +143,9 @@ func (s *stream) account(engine string, cause Cause, err error) Account {
 // retire implements member.
 func (s *stream) retire(func(Owner) bool) {}
 
+// ownerOf implements member.
+func (s *stream) ownerOf() Owner { return nil }
+
 // meterOf implements member.
 func (s *stream) meterOf() *account.Meter { return s.meter }
 

@@ -39,6 +39,9 @@ type member interface {
 	// retire lets a session end as soon as no request is under way, if which is nil or
 	// reports true for its owner.
 	retire(which func(Owner) bool)
+
+	// ownerOf returns the owner of a session, else nil.
+	ownerOf() Owner
 }
 
 // Len returns the number of streams in flight. A stream counts from Start until
@@ -104,6 +107,19 @@ func (r *Registry) Retire(which func(Owner) bool) {
 	for _, m := range all {
 		m.retire(which)
 	}
+}
+
+// Owners returns the owners of all sessions, those that wait for a request and the others.
+func (r *Registry) Owners() (owners []Owner) {
+	r.mu.Lock()
+	all := slices.Collect(maps.Keys(r.streams))
+	r.mu.Unlock()
+	for _, m := range all {
+		if owner := m.ownerOf(); owner != nil {
+			owners = append(owners, owner)
+		}
+	}
+	return owners
 }
 
 // Kill resets the streams in flight, with the cause Killed, stops the work that is held
@@ -182,6 +198,9 @@ func (h *hold) end(Cause, error) (first bool) {
 
 // retire implements member.
 func (h *hold) retire(func(Owner) bool) {}
+
+// ownerOf implements member.
+func (h *hold) ownerOf() Owner { return nil }
 
 // meterOf implements member.
 func (h *hold) meterOf() *account.Meter { return nil }

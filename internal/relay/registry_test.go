@@ -115,6 +115,7 @@ func TestHold(t *testing.T) {
 type stuck struct{ ends int }
 
 func (s *stuck) retire(func(Owner) bool) {}
+func (s *stuck) ownerOf() Owner          { return nil }
 func (s *stuck) meterOf() *account.Meter { return nil }
 
 func (s *stuck) end(Cause, error) bool { s.ends++; return s.ends == 1 }

@@ -98,6 +98,9 @@ func (c *conversation) end(cause Cause, err error) (first bool) {
 	return true
 }
 
+// ownerOf implements member.
+func (c *conversation) ownerOf() Owner { return c.Owner }
+
 // meterOf implements member.
 func (c *conversation) meterOf() *account.Meter { return c.Meter }
 
