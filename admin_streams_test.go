@@ -31,7 +31,7 @@ func openMany(tb testing.TB) (ids map[string]bool) {
 		}
 		s.Request(fmt.Sprintf("GETexample.com/path/%d", i), len("GET"), len("example.com"))
 		records[i] = unlogged.Begin(s)
-		records[i].Meter().Delivered(account.Down, i%7)
+		records[i].Meter().Delivered(account.Down, int64(i%7))
 		ids[records[i].ID().String()] = true
 	}
 	tb.Cleanup(func() {

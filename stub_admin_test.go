@@ -84,6 +84,13 @@ func (s *stubAdmin) add(id string, fields map[string]any) {
 	s.streams = append(s.streams, stream)
 }
 
+// remove ends a stream.
+func (s *stubAdmin) remove(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams = slices.DeleteFunc(s.streams, func(stream map[string]any) bool { return stream["id"] == id })
+}
+
 // ids returns the streams that are there.
 func (s *stubAdmin) ids() (ids []string) {
 	s.mu.Lock()

@@ -234,6 +234,44 @@ func TestUI(t *testing.T) {
 	}
 }
 
+// TestUIPages turns the pages of a long list. The details of a stream are there at once.
+func TestUIPages(t *testing.T) {
+	u := openUI(t)
+	for i := range 120 {
+		u.admin.add(fmt.Sprintf("00000000%08x", i), map[string]any{"age": 1000 + i})
+	}
+	u.do("the first page", u.until(`document.querySelectorAll("#rows tr").length === 100`), u.shows("#next-page:enabled"), u.shows("#previous-page:disabled"))
+	if got, want := u.text("#page")+" "+u.text("#shown"), "Page 1 100 of 123"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	u.do("the second page", chromedp.Click(chromedp.CSS("#next-page")), u.until(`document.querySelectorAll("#rows tr").length === 23`), u.shows("#next-page:disabled"),
+		u.until(`document.activeElement.id === "previous-page"`))
+	if got := u.text("#page"); got != "Page 2" {
+		t.Errorf("got %q", got)
+	}
+	u.picture("pages")
+	// The first look at the details has all of them: nothing is asked for before they show.
+	if got := u.is(`(() => {
+		document.querySelector("#rows tr button").click();
+		const facts = document.querySelectorAll("#detail-facts dd").length;
+		document.querySelector("#detail").close();
+		return facts;
+	})()`); got != "13" {
+		t.Errorf("%s details at once, want 13", got)
+	}
+	u.do("another order", chromedp.Click(chromedp.CSS("th[data-sort=age] button")), u.until(`document.querySelector("#page").innerText === "Page 1"`), u.until(`document.querySelectorAll("#rows tr").length === 100`))
+	u.do("the last page", chromedp.Click(chromedp.CSS("#next-page")), u.until(`document.querySelectorAll("#rows tr").length === 23`))
+
+	// When all of a page have ended, the one before it is shown.
+	for _, id := range u.admin.ids()[:23] {
+		u.admin.remove(id)
+	}
+	u.do("what is left", u.until(`document.querySelectorAll("#rows tr").length === 100`), u.until(`document.querySelector("#pages").hidden`))
+	if got := u.browser.Complaints(); len(got) > 0 {
+		t.Errorf("console: %q", got)
+	}
+}
+
 // TestUIKeyboard kills a stream by the keyboard alone, and tests where the focus goes.
 func TestUIKeyboard(t *testing.T) {
 	u := openUI(t)

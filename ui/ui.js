@@ -172,14 +172,37 @@ function query() {
 	for (const [name, value] of new FormData(filter)) {
 		if (value.trim()) asked.set(name, value.trim());
 	}
+	if (places.length > 0) asked.set("after", places.at(-1));
 	return asked;
+}
+
+// Where the pages begin that come before the one shown and that one itself; none: it is the first.
+let places = [];
+let nextPlace; // undefined: there is no next page
+
+function turnTo(other) {
+	places = other;
+	return refresh();
+}
+
+$("next-page").addEventListener("click", () => turnTo([...places, nextPlace]));
+$("previous-page").addEventListener("click", () => turnTo(places.slice(0, -1)));
+
+function showPages(list) {
+	nextPlace = list.next;
+	const next = $("next-page"), previous = $("previous-page"), focused = document.activeElement;
+	next.disabled = !nextPlace;
+	previous.disabled = places.length === 0;
+	$("pages").hidden = next.disabled && previous.disabled;
+	setText($("page"), "Page " + number(places.length + 1));
+	if (focused === next && next.disabled || focused === previous && previous.disabled) ($("pages").hidden ? $("streams") : next.disabled ? previous : next).focus({ preventScroll: true });
 }
 
 function makeRow(id) {
 	const cell = (label, attributes = {}) => element("td", { role: "cell", "data-label": label, ...attributes });
 	const row = element("tr", { role: "row", "data-id": id });
 	const open = element("button", { type: "button", "aria-haspopup": "dialog" }, inert(id));
-	open.addEventListener("click", () => openDetail(id));
+	open.addEventListener("click", () => openDetail(rows.get(id)?.stream ?? { id }));
 	const part = { open, age: cell("Age", { class: "age" }), client: cell("From", { class: "client" }), route: cell("Route"), state: cell("State", { class: "state" }), bytes: cell("Bytes", { class: "number" }), rate: cell("Rate", { class: "number" }) };
 	part.from = element("span", { class: "mono" });
 	part.client.append(part.from);
@@ -222,6 +245,7 @@ function showStreams(list) {
 	list.streams.forEach((s, i) => {
 		if (!rows.has(s.id)) rows.set(s.id, makeRow(s.id));
 		const made = rows.get(s.id);
+		made.stream = s;
 		fillRow(made, s);
 		if (body.children[i] !== made.row) body.insertBefore(made.row, body.children[i] ?? null);
 	});
@@ -231,6 +255,7 @@ function showStreams(list) {
 		(next ?? $("streams")).focus({ preventScroll: true });
 	}
 	setText($("shown"), list.total > list.streams.length ? `${number(list.streams.length)} of ${number(list.total)}` : number(list.total));
+	showPages(list);
 	$("none").hidden = list.streams.length > 0;
 	$("table").hidden = list.streams.length === 0;
 	const order = filter.elements.sort.value;
@@ -251,19 +276,19 @@ for (const head of document.querySelectorAll("th[data-sort]")) {
 	head.firstElementChild.addEventListener("click", () => {
 		const name = head.dataset.sort, order = filter.elements.sort;
 		order.value = order.value === "-" + name ? name : "-" + name;
-		refresh();
+		turnTo([]);
 	});
 }
 
 let typing;
 filter.addEventListener("input", () => {
 	clearTimeout(typing);
-	typing = setTimeout(refresh, 250);
+	typing = setTimeout(() => turnTo([]), 250);
 });
-filter.addEventListener("reset", () => setTimeout(refresh)); // after the reset
+filter.addEventListener("reset", () => setTimeout(() => turnTo([]))); // after the reset
 filter.addEventListener("submit", (event) => {
 	event.preventDefault();
-	refresh();
+	turnTo([]);
 });
 
 /* Upstreams */
@@ -327,14 +352,17 @@ function showUpstreams(list) {
 let shown; // the stream of the dialog
 let ended = false;
 
-function openDetail(id) {
-	shown = { id };
+// openDetail opens the dialog with what the list has of a stream.
+function openDetail(s) {
+	const { id } = s;
+	shown = s;
 	ended = false;
 	$("kill").disabled = false;
 	$("detail-state").hidden = true;
 	$("detail-facts").replaceChildren();
 	delete $("detail-facts").dataset.names;
 	$("detail-title").textContent = "Stream " + inert(id);
+	if (s.started) showFacts(s);
 	$("detail").showModal();
 	showDetail();
 }
@@ -344,6 +372,24 @@ function detailSays(text) {
 	setText($("detail-state"), text);
 }
 
+function showFacts(s) {
+	facts($("detail-facts"), [
+		["Request", s.method ? request(s) + " " + inert(s.proto) : ""],
+		["Outcome", inert(s.outcome)],
+		["Client", inert(s.client)],
+		["Came in at", inert(s.local)],
+		["Route", inert(s.route)],
+		["Destination", inert(s.destination)],
+		["Upstream", inert(s.upstream)],
+		["State", inert(s.state)],
+		["Status", s.status ? String(s.status) : ""],
+		["Started", `${new Date(s.started).toLocaleString()}, ${age(s.age)} ago`],
+		["Bytes", `${bytes(s.bytes_up)} up, ${bytes(s.bytes_down)} down`],
+		["Rate", rate(s.rate)],
+		["Last byte", age(s.idle) + " ago"],
+	]);
+}
+
 async function showDetail() {
 	const { id } = shown;
 	if (ended) return;
@@ -351,21 +397,7 @@ async function showDetail() {
 		const s = await api("streams/" + encodeURIComponent(id));
 		if (shown.id !== id || ended) return;
 		shown = s;
-		facts($("detail-facts"), [
-			["Request", s.method ? request(s) + " " + inert(s.proto) : ""],
-			["Outcome", inert(s.outcome)],
-			["Client", inert(s.client)],
-			["Came in at", inert(s.local)],
-			["Route", inert(s.route)],
-			["Destination", inert(s.destination)],
-			["Upstream", inert(s.upstream)],
-			["State", inert(s.state)],
-			["Status", s.status ? String(s.status) : ""],
-			["Started", `${new Date(s.started).toLocaleString()}, ${age(s.age)} ago`],
-			["Bytes", `${bytes(s.bytes_up)} up, ${bytes(s.bytes_down)} down`],
-			["Rate", rate(s.rate)],
-			["Last byte", age(s.idle) + " ago"],
-		]);
+		showFacts(s);
 	} catch (error) {
 		if (shown.id !== id) return;
 		if (error.status === 404) hasEnded("The stream has ended.");
@@ -565,7 +597,10 @@ async function refresh() {
 	const mine = ++round;
 	const [streams, stats, list] = await Promise.allSettled([api("streams?" + query()), api("stats"), api("upstreams")]);
 	if (mine !== round) return;
-	if (streams.status === "fulfilled") showStreams(streams.value);
+	if (streams.status === "fulfilled") {
+		showStreams(streams.value);
+		if (places.length > 0 && streams.value.streams.length === 0) turnTo(places.slice(0, -1)); // all of that page have ended
+	}
 	if (stats.status === "fulfilled") showStats(stats.value);
 	if (list.status === "fulfilled") showUpstreams(list.value);
 	const wrongFilter = streams.status === "rejected" && streams.reason.status === 400;
