@@ -211,6 +211,16 @@ var proxyOptions = []string{
 //		log                      [start] [every <duration>]
 //		dial_allow               <hosts and networks...>
 //
+//		# as in Caddy's reverse_proxy
+//		health_uri           <path and query>
+//		health_method        <method>
+//		health_headers {
+//			<field> [<values...>]
+//		}
+//		health_request_body  <content>
+//		health_status        <status>|1xx|…|5xx
+//		health_body          <regexp>
+//
 //		# as in caddy-l4's proxy
 //		health_interval     <duration>
 //		health_port         <int>
@@ -244,6 +254,7 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	addresses := d.RemainingArgs()
 
 	var shared []caddyfile.Token
+	var byHTTP *ActiveHealthChecks
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
@@ -296,6 +307,11 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 		case "log":
 			h.Log, err = accessLog(d)
+		case "health_uri", "health_method", "health_headers", "health_request_body", "health_status", "health_body":
+			if byHTTP == nil {
+				byHTTP = new(ActiveHealthChecks)
+			}
+			err = byHTTP.unmarshalOption(d)
 		case "proxy_protocol":
 			h.ProxyProtocol, err = one(d)
 			if err == nil && h.ProxyProtocol != "v1" && h.ProxyProtocol != "v2" && !strings.Contains(h.ProxyProtocol, "{") {
@@ -306,8 +322,8 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = d.Errf("unrecognized relay option '%s': %s", option, hint)
 				break
 			}
-			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, keepalive, upstream_keepalive, upgrade, keep_alias_headers, dial_allow, proxy_protocol, log, or an option of caddy-l4's proxy (%s)",
-				option, strings.Join(proxyOptions, ", "))
+			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, keepalive, upstream_keepalive, upgrade, keep_alias_headers, dial_allow, proxy_protocol, log, %s, or an option of caddy-l4's proxy (%s)",
+				option, strings.Join(httpCheckOptions, ", "), strings.Join(proxyOptions, ", "))
 		}
 		if err == nil {
 			err = endOfOption(d, option)
@@ -330,7 +346,10 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.WrapErr(err)
 		}
 	}
-	h.Upstreams, h.LoadBalancing, h.HealthChecks = proxy.Upstreams, proxy.LoadBalancing, proxy.HealthChecks
+	if byHTTP != nil && byHTTP.URI == "" {
+		return d.Errf("%s without health_uri has no effect: checks are by HTTP with 'health_uri <path>'", firstOf(seen, httpCheckOptions))
+	}
+	h.Upstreams, h.LoadBalancing, h.HealthChecks = proxy.Upstreams, proxy.LoadBalancing, healthChecksOf(proxy.HealthChecks, byHTTP)
 	return nil
 }
 
@@ -683,6 +702,16 @@ func (m *MatchInspected) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Errf("inspected needs at least one outcome: use %s", strings.Join(opening.Names(), ", "))
 	}
 	return endOfOption(d, "inspected")
+}
+
+// firstOf returns the first of the options that was given.
+func firstOf(seen map[string]bool, options []string) string {
+	for _, option := range options {
+		if seen[option] {
+			return option
+		}
+	}
+	return ""
 }
 
 // once refuses an option that was given before.

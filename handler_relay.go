@@ -57,7 +57,7 @@ type Relay struct {
 
 	// How to notice that an upstream does not work, so that it is left out. Default: not
 	// at all.
-	HealthChecks *l4proxy.HealthChecks `json:"health_checks,omitempty"`
+	HealthChecks *HealthChecks `json:"health_checks,omitempty"`
 
 	// How to choose among the upstreams, and for how long to try. Default: at random,
 	// one round.
@@ -129,7 +129,8 @@ type Relay struct {
 	ledger            *ledger
 	unrouted          unroutedLog
 	failures          limitedLog
-	counts            *routeCounts // of the route of inspect that it is in
+	events            *healthEvents // nil: there are no active checks
+	counts            *routeCounts  // of the route of inspect that it is in
 	ctx               caddy.Context
 	logger            *zap.Logger
 }
@@ -171,6 +172,9 @@ func (h *Relay) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := h.provisionHealthChecks(&options); err != nil {
+		return err
+	}
+	if err := h.provisionEvents(ctx); err != nil {
 		return err
 	}
 	if err := h.provisionServers(&options); err != nil {
@@ -274,44 +278,6 @@ func (h *Relay) provisionRequests() error {
 		default:
 			h.forward.Upgrades = append(h.forward.Upgrades, lower)
 		}
-	}
-	return nil
-}
-
-// provisionHealthChecks checks the options of health_checks, and replaces those that are
-// unset by defaults.
-func (h *Relay) provisionHealthChecks(options *upstream.Options) error {
-	if h.HealthChecks == nil {
-		return nil
-	}
-	if active := h.HealthChecks.Active; active != nil {
-		switch {
-		case active.Interval < 0, active.Timeout < 0:
-			return errors.New("health_checks: interval and timeout cannot be less than 0")
-		case active.Fall < 0, active.Rise < 0:
-			return errors.New("health_checks: fall and rise cannot be less than 0")
-		case active.Port < 0 || active.Port > 65535:
-			return fmt.Errorf("health_checks: %d is not a port", active.Port)
-		}
-		options.HealthChecks = &upstream.HealthChecks{
-			Port:         active.Port,
-			Interval:     cmp.Or(time.Duration(active.Interval), defaultCheckInterval),
-			Timeout:      cmp.Or(time.Duration(active.Timeout), defaultCheckTimeout),
-			Rise:         max(active.Rise, 1),
-			Fall:         max(active.Fall, 1),
-			CloseStreams: active.CloseIfUnhealthy,
-		}
-	}
-	if passive := h.HealthChecks.Passive; passive != nil {
-		if passive.FailDuration < 0 || passive.MaxFails < 0 || passive.UnhealthyConnectionCount < 0 {
-			return errors.New("health_checks: fail_duration, max_fails and unhealthy_connection_count cannot be less than 0")
-		}
-		options.FailDuration = time.Duration(passive.FailDuration)
-		options.MaxFails = passive.MaxFails
-		if options.FailDuration > 0 {
-			options.MaxFails = max(options.MaxFails, 1)
-		}
-		options.MaxConnections = passive.UnhealthyConnectionCount
 	}
 	return nil
 }

@@ -27,18 +27,21 @@ func (h *Relay) logDial(attempt upstream.Attempt) {
 		zap.Stringer("remote", remote), zap.Error(failure.Err))
 }
 
-// logHealthCheck says when an upstream goes up or down.
+// logHealthCheck says when an upstream goes up or down, also to the events app.
 func (h *Relay) logHealthCheck(check upstream.HealthCheck) {
 	if check.Err != nil {
-		h.logger.Debug("health check failed", zap.Stringer("upstream", check.Server), zap.Error(check.Err))
+		h.logger.Debug("health check failed", zap.Stringer("upstream", check.Server), zap.String("check", check.Check), zap.Error(check.Err))
 	}
-	switch {
-	case !check.Changed:
-	case check.Err == nil:
-		h.logger.Info("upstream is up", zap.Stringer("upstream", check.Server))
-	default:
-		h.logger.Warn("upstream is down", zap.Stringer("upstream", check.Server), zap.Int("closed", check.Closed), zap.Error(check.Err))
+	if !check.Changed {
+		return
 	}
+	fields := []zap.Field{zap.Stringer("upstream", check.Server), zap.String("check", check.Check)}
+	if check.Err == nil {
+		h.logger.Info("upstream is up", fields...)
+	} else {
+		h.logger.Warn("upstream is down", append(fields, zap.Int("closed", check.Closed), zap.Error(check.Err))...)
+	}
+	h.events.tell(check)
 }
 
 // logFailure says why a client has got no upstream.

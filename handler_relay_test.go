@@ -37,14 +37,14 @@ func TestRelayPolicyErrors(t *testing.T) {
 }
 
 func TestHealthCheckDefaults(t *testing.T) {
-	provisioned := func(config *l4proxy.HealthChecks) (options upstream.Options) {
+	provisioned := func(config *HealthChecks) (options upstream.Options) {
 		t.Helper()
 		if err := (&Relay{HealthChecks: config}).provisionHealthChecks(&options); err != nil {
 			t.Fatal(err)
 		}
 		return options
 	}
-	got := provisioned(&l4proxy.HealthChecks{Active: new(l4proxy.ActiveHealthChecks)}).HealthChecks
+	got := provisioned(&HealthChecks{Active: new(ActiveHealthChecks)}).HealthChecks
 	want := upstream.HealthChecks{Interval: 30 * time.Second, Timeout: 5 * time.Second, Rise: 1, Fall: 1}
 	if got == nil || *got != want {
 		t.Errorf("active checks: got %+v, want those of caddy-l4's proxy, %+v", got, want)
@@ -59,7 +59,7 @@ func TestHealthCheckDefaults(t *testing.T) {
 		{l4proxy.PassiveHealthChecks{FailDuration: caddy.Duration(time.Second), MaxFails: 3}, 3, 0},
 		{l4proxy.PassiveHealthChecks{UnhealthyConnectionCount: 4}, 0, 4},
 	} {
-		got := provisioned(&l4proxy.HealthChecks{Passive: &test.passive})
+		got := provisioned(&HealthChecks{Passive: &test.passive})
 		if got.HealthChecks != nil || got.MaxFails != test.fails || got.MaxConnections != test.max {
 			t.Errorf("%+v: got max_fails %d and %d connections, want %d and %d", test.passive, got.MaxFails, got.MaxConnections, test.fails, test.max)
 		}
@@ -128,6 +128,20 @@ func TestRelayJSONErrors(t *testing.T) {
 		{"health_checks", relay(`,"health_checks":{}`), ""},
 		{"health_checks active", relay(`,"health_checks":{"active":{"interval":"1h"}}`), ""},
 		{"health_checks active with all fields", relay(`,"health_checks":{"active":{"port":80,"interval":"1h","timeout":"1s","close_if_unhealthy":true,"fall":2,"rise":2}}`), ""},
+		{"health_checks by HTTP with all fields", relay(`,"health_checks":{"active":{"uri":"/a?b","method":"POST","headers":{"Host":["a"]},"body":"{}","expect_status":2,"expect_body":"ok","max_size":100,"port":80}}`), ""},
+		{"uri with a fragment", relay(`,"health_checks":{"active":{"uri":"/a#b"}}`), `health_checks: uri: "/a#b" is no path`},
+		{"uri with a space", relay(`,"health_checks":{"active":{"uri":"/a b"}}`), ``},
+		{"uri with a line end", relay(`,"health_checks":{"active":{"uri":"/a\nb"}}`), `is no path`},
+		{"method without uri", relay(`,"health_checks":{"active":{"method":"POST"}}`), "health_checks: method has no effect without uri, which makes checks by HTTP"},
+		{"max_size without uri", relay(`,"health_checks":{"active":{"max_size":1}}`), "max_size has no effect without uri"},
+		{"method with a line end", relay(`,"health_checks":{"active":{"uri":"/","method":"A\nB"}}`), "is no method"},
+		{"expect_status between", relay(`,"health_checks":{"active":{"uri":"/","expect_status":42}}`), "expect_status: 42 is neither a status, as in 200, nor a class, as in 2"},
+		{"expect_status negative", relay(`,"health_checks":{"active":{"uri":"/","expect_status":-2}}`), "expect_status: -2 is neither"},
+		{"expect_body no expression", relay(`,"health_checks":{"active":{"uri":"/","expect_body":"("}}`), "expect_body: error parsing regexp"},
+		{"max_size negative", relay(`,"health_checks":{"active":{"uri":"/","max_size":-1}}`), "max_size: -1 is not a size between 1 and 16 MiB"},
+		{"max_size too large", relay(`,"health_checks":{"active":{"uri":"/","max_size":16777217}}`), "max_size: 16777217 is not a size"},
+		{"headers with no name", relay(`,"health_checks":{"active":{"uri":"/","headers":{"":["a"]}}}`), `headers: "" is not the name of a field`},
+		{"headers with a line end", relay(`,"health_checks":{"active":{"uri":"/","headers":{"A":["b\r\nC: d"]}}}`), "headers: the value of A has characters that no value has"},
 		{"health_checks unknown field", relay(`,"health_checks":{"active":{"path":"/"}}`), "path"},
 		{"interval negative", relay(`,"health_checks":{"active":{"interval":"-1s"}}`), "health_checks: interval and timeout cannot be less than 0"},
 		{"timeout negative", relay(`,"health_checks":{"active":{"timeout":"-1s"}}`), "health_checks: interval and timeout cannot be less than 0"},

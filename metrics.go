@@ -70,6 +70,10 @@ var (
 		"Time that it took to connect to an upstream.", "upstream")
 	upstreamHealthy = newMetric("upstream_healthy", gauge,
 		"Whether neither health checks nor failed dials count against an upstream.", "upstream")
+	checkHealthy = newMetric("upstream_check_healthy", gauge,
+		"What the active health checks of a kind say of an upstream.", "upstream", "check")
+	healthChanges = newMetric("upstream_health_changes_total", counter,
+		"How often an upstream has gone up, or down, by the active health checks of a kind.", "upstream", "check", "to")
 	reusedTotal = newMetric("upstream_connections_reused_total", counter,
 		"Requests that went up on a connection which an earlier one had left.", "upstream")
 	repeatedTotal = newMetric("requests_repeated_total", counter,
@@ -214,6 +218,11 @@ func (s scrape) upstream(address string, status *upstream.Status) {
 	}
 	s <- prometheus.MustNewConstHistogram(dialSeconds.desc, count, sum, buckets, address)
 	s.value(upstreamHealthy, oneIf(status.Healthy), address)
+	for check, c := range status.Checks {
+		s.value(checkHealthy, oneIf(c.Healthy), address, check)
+		s.value(healthChanges, float64(c.Ups), address, check, "up")
+		s.value(healthChanges, float64(c.Downs), address, check, "down")
+	}
 	s.value(reusedTotal, float64(status.Reused), address)
 }
 

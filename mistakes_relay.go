@@ -39,11 +39,18 @@ var relayHints = map[string]string{
 	"lb_retries":     "use 'lb_try_duration <duration>'; each available upstream is tried once in any case",
 	"health_passes":  "write 'health_rise <int>'",
 	"health_fails":   "write 'health_fall <int>'",
+	"health_path":    "write 'health_uri <path>'",
+
+	"health_upstream":         "relay checks each upstream itself; for another port write 'health_port <int>'",
+	"health_follow_redirects": "redirects are not followed: write 'health_uri' with the path that they lead to, or 'health_status 3xx'",
+
+	"unhealthy_status":        "what an upstream answers does not count as a failure; use 'health_uri <path>'",
+	"unhealthy_latency":       "use 'response_header_timeout <duration>'",
+	"unhealthy_request_count": "write 'unhealthy_connection_count <int>'",
 }
 
 // relayHint says what to write for an option that relay does not have, or "".
 func relayHint(option string, addresses []string) string {
-	const byConnection = "relay checks health by a connection, without a request: use health_interval, health_port, health_timeout, health_fall, health_rise"
 	if hint := relayHints[option]; hint != "" {
 		return hint
 	}
@@ -55,7 +62,7 @@ func relayHint(option string, addresses []string) string {
 		}
 		return fmt.Sprintf("it belongs to one upstream: write 'upstream %s { %s … }' in relay's block", address, option)
 	case strings.HasPrefix(option, "health_"):
-		return byConnection
+		return "use " + strings.Join(append(slices.Clone(httpCheckOptions), "health_interval", "health_port", "health_timeout", "health_fall", "health_rise"), ", ")
 	}
 	return ""
 }

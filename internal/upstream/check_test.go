@@ -18,6 +18,7 @@ func checked(t *testing.T, checks HealthChecks, address string) (*Pool, *Server)
 	checks.Timeout = 20 * time.Second
 	checks.Rise, checks.Fall = max(checks.Rise, 1), max(checks.Fall, 1)
 	p.options.HealthChecks = &checks
+	p.servers[0].setVerdict(&p.options)
 	return p, p.servers[0]
 }
 

@@ -44,6 +44,7 @@ type Status struct {
 	Dials   map[string]uint64      // by their result; those that have not happened may be left out
 	Took    []*durations.Histogram // how long the dials took that have not failed; those of several are to be added up
 	Reused  uint64                 // how often a connection has carried one more request
+	Checks  map[string]CheckStatus // what active checks say, by their kind
 }
 
 // Statuses returns the status of each address that a pool names. Those that differ in their
@@ -54,7 +55,7 @@ func Statuses() map[string]*Status {
 		_, address, _ := strings.Cut(key.(string), "/")
 		s := all[address]
 		if s == nil {
-			s = &Status{Address: address, Healthy: true, Dials: make(map[string]uint64)}
+			s = &Status{Address: address, Healthy: true, Dials: make(map[string]uint64), Checks: make(map[string]CheckStatus)}
 			all[address] = s
 		}
 		value.(*peer).addTo(s)
@@ -74,6 +75,12 @@ func (p *peer) addTo(s *Status) {
 	}
 	s.Took = append(s.Took, &p.counts.took)
 	s.Reused += p.counts.reused.Load()
+	for _, c := range p.checks() {
+		if other, known := s.Checks[c.Check]; known { // over another network, or by other fields
+			c.Healthy, c.Ups, c.Downs = c.Healthy && other.Healthy, c.Ups+other.Ups, c.Downs+other.Downs
+		}
+		s.Checks[c.Check] = c
+	}
 }
 
 // healthy reports whether nothing counts against the address with any of its servers.

@@ -14,6 +14,8 @@ type Peer struct {
 	Streams        int64  `json:"streams"`         // requests and streams under way, dials too
 	Fails          int64  `json:"fails"`           // failed dials that still count
 	MaxConnections int    `json:"max_connections"` // the least of the limits that pools have for it; 0: none
+
+	Checks []CheckStatus `json:"checks,omitempty"` // what active checks say, of each kind that runs
 }
 
 // Peers returns the addresses that pools have, in order.
@@ -33,6 +35,7 @@ func peerOf(key string, p *peer) Peer {
 		Draining: p.draining.Load(),
 		Streams:  p.taken.Load(),
 		Fails:    p.fails.Load(),
+		Checks:   p.checks(),
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,33 +1,29 @@
 package upstream
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/streamprox/caddy-streamprox/internal/relay"
 )
 
 // peer is what is known of an address. It outlives the configurations that name it.
 type peer struct {
 	taken atomic.Int64 // places: one for each stream, also while it is dialled for
 	fails atomic.Int64 // failed dials that still count
-	down  atomic.Bool  // as active checks say
 
 	draining atomic.Bool // it gets no new streams
 
-	// streams holds those that end when the address goes down.
-	streams relay.Registry
+	verdict // of checks that only connect: it holds for all servers
 
 	counts counts
 
-	mu           sync.Mutex
-	servers      map[*Server]struct{} // that have the address
-	checkers     int                  // servers whose active checks run
-	passedInARow int                  // checks …
-	failedInARow int                  // … of which one is 0
+	mu       sync.Mutex
+	servers  map[*Server]struct{} // that have the address
+	verdicts map[string]*verdict  // of checks by HTTP, by what they ask
 }
 
 // peers holds the peer of each address that a server has.
@@ -77,33 +73,46 @@ func (p *peer) fail(duration time.Duration) {
 // failed reports whether as many failed dials as limit count. The limit 0 is none.
 func (p *peer) failed(limit int) bool { return limit > 0 && p.fails.Load() >= int64(limit) }
 
-// watch counts one more server whose active checks run.
-func (p *peer) watch() {
+// openVerdict returns the verdict of checks that ask the same, for one more server. name says
+// in few words what they ask.
+func (p *peer) openVerdict(asked, name string) *verdict {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.checkers++
+	v := p.verdicts[asked]
+	if v == nil {
+		if p.verdicts == nil {
+			p.verdicts = make(map[string]*verdict)
+		}
+		v = &verdict{name: name}
+		p.verdicts[asked] = v
+	}
+	v.users++
+	return v
 }
 
-// unwatch ends what watch began. When nobody checks the address any more, it counts as up:
-// nobody would notice that it is up again.
-func (p *peer) unwatch() {
+// closeVerdict ends what openVerdict began. With the last server the verdict is forgotten.
+func (p *peer) closeVerdict(asked string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.checkers--; p.checkers == 0 {
-		p.passedInARow, p.failedInARow = 0, 0
-		p.down.Store(false)
+	v := p.verdicts[asked]
+	if v.users--; v.users == 0 {
+		delete(p.verdicts, asked)
 	}
 }
 
-// record counts the result of an active check, and reports whether the address has gone up
-// or down by it.
-func (p *peer) record(passed bool, rise, fall int) (changed bool) {
+// checks returns what the active checks of each kind that run say of the address.
+func (p *peer) checks() (all []CheckStatus) {
+	if p.checked() {
+		all = append(all, p.status())
+		all[0].Check = connects
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if passed {
-		p.passedInARow, p.failedInARow = p.passedInARow+1, 0
-		return p.passedInARow >= rise && p.down.CompareAndSwap(true, false)
+	for _, v := range p.verdicts {
+		if v.checked() {
+			all = append(all, v.status())
+		}
 	}
-	p.passedInARow, p.failedInARow = 0, p.failedInARow+1
-	return p.failedInARow >= fall && p.down.CompareAndSwap(false, true)
+	slices.SortFunc(all, func(a, b CheckStatus) int { return cmp.Compare(a.Check, b.Check) })
+	return all
 }

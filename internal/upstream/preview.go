@@ -57,7 +57,7 @@ func (s *Server) out() string {
 	switch {
 	case s.available():
 		return ""
-	case s.peer.down.Load():
+	case s.down():
 		return "health checks find it down"
 	case s.peer.draining.Load():
 		return "it is drained: it gets no new streams"

@@ -37,6 +37,9 @@ type Server struct {
 	maxFails       int             // failed dials that make it unavailable; 0: they do not matter
 	group          *relay.Registry // see Group
 
+	check   *httpCheck // by HTTP; nil: none, or by connecting alone
+	verdict *verdict   // of its own active checks, one of the peer's; nil: there are none
+
 	peer *peer
 }
 
@@ -73,15 +76,16 @@ func newServer(ctx caddy.Context, config *l4proxy.Upstream, options *Options) (*
 	if err == nil {
 		err = s.checkOptions()
 	}
+	if err == nil {
+		err = s.setCheck(ctx, options)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("upstream %q: %w", dial, err)
 	}
 	s.setDirect(options)
 	s.peer = openPeer(s.key())
 	s.peer.join(s)
-	if options.HealthChecks != nil && options.HealthChecks.CloseStreams {
-		s.group = &s.peer.streams
-	}
+	s.setVerdict(options)
 	return s, nil
 }
 
@@ -225,6 +229,10 @@ func (s *Server) key() string { return s.network + "/" + s.address }
 // close lets go of the peer.
 func (s *Server) close() {
 	s.peer.part(s)
+	if s.check != nil {
+		s.peer.closeVerdict(s.check.asked)
+		s.check = nil // once
+	}
 	closePeer(s.key())
 }
 
@@ -234,4 +242,4 @@ func (s *Server) available() bool {
 }
 
 // healthy reports whether neither failed dials nor health checks count against the server.
-func (s *Server) healthy() bool { return !s.peer.failed(s.maxFails) && !s.peer.down.Load() }
+func (s *Server) healthy() bool { return !s.peer.failed(s.maxFails) && !s.down() }
