@@ -211,14 +211,22 @@ func newLedger(ctx caddy.Context, options *AccessLog) (*ledger, error) {
 	return l, nil
 }
 
+// leastRepeat is how often repeat looks at most: each time it looks at all accounts.
+const leastRepeat = 10 * time.Millisecond
+
 // repeat is a goroutine that logs what lasts, as long as the configuration is there or one of
 // its requests or streams is.
 func (l *ledger) repeat(ctx caddy.Context, every time.Duration) {
-	step := min(every, max(every/10, time.Second))
-	ticker := time.NewTicker(step)
+	ticker := time.NewTicker(max(min(every, max(every/10, time.Second)), leastRepeat))
 	defer ticker.Stop()
+	replaced := ctx.Done()
 	for last := time.Now(); ; {
-		now := <-ticker.C
+		var now time.Time
+		select {
+		case now = <-ticker.C:
+		case <-replaced:
+			now, replaced = time.Now(), nil // with nothing under way, nothing of it is kept longer
+		}
 		mine := 0
 		for _, record := range accounts.All() {
 			if ledgerOf(record) != l {
