@@ -45,8 +45,8 @@ type acceptWatch struct {
 	logger  *zap.Logger
 	found   bool
 	sockets []*watchedSocket
-	lost    []string                        // addresses at which no socket is left
-	ports   atomic.Pointer[map[string]bool] // for metrics: addresses, and whether they are accepted from
+	lost    []string                      // addresses at which no socket is left
+	ports   atomic.Pointer[acceptedPorts] // for metrics
 }
 
 // watchedSocket is a listening socket.
@@ -56,6 +56,15 @@ type watchedSocket struct {
 	server  *layer4.Server // nil: a wrapper's
 	stopped bool           // at the last look nobody accepted
 	own     net.Listener   // ours; nil: its owner accepts
+}
+
+// acceptedPorts says of addresses whether connections to them are accepted.
+type acceptedPorts map[string]bool
+
+// add adds a listener of an address, which is accepted from if each of its listeners is.
+func (p acceptedPorts) add(address string, accepting bool) {
+	others, known := p[address]
+	p[address] = (others || !known) && accepting
 }
 
 // acceptWatches holds the *acceptWatch of each *layer4.App and *caddyhttp.Server that is
@@ -207,6 +216,18 @@ func (w *acceptWatch) handle(conn net.Conn, route layer4.Handler) {
 			zap.String("remote", cx.RemoteAddr().String()),
 			zap.Error(err))
 	}
+}
+
+// note keeps for metrics which listeners are accepted from.
+func (w *acceptWatch) note() {
+	ports := make(acceptedPorts)
+	for _, s := range w.sockets {
+		ports.add(s.address, !s.stopped || s.own != nil)
+	}
+	for _, address := range w.lost {
+		ports[address] = false
+	}
+	w.ports.Store(&ports)
 }
 
 // find returns the listening sockets of the process at the addresses of the configuration.

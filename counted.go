@@ -3,7 +3,6 @@ package streamprox
 import (
 	"context"
 	"net/http"
-	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
@@ -86,13 +85,13 @@ var inspectionTook durations.Histogram
 // inspecting is what is being read to know where it belongs.
 var inspecting struct{ connections, bytes atomic.Int64 }
 
-// reading counts an opening in inspecting until done.
-type reading struct {
+// readOpening is an opening that is counted in inspecting until done.
+type readOpening struct {
 	*opening.Opening
 	bytes int
 }
 
-func readingOf(o *opening.Opening) (r reading) {
+func countReading(o *opening.Opening) (r readOpening) {
 	inspecting.connections.Add(1)
 	r.Opening = o
 	r.update()
@@ -100,12 +99,12 @@ func readingOf(o *opening.Opening) (r reading) {
 }
 
 // update counts what has arrived since the last call.
-func (r *reading) update() {
+func (r *readOpening) update() {
 	inspecting.bytes.Add(int64(len(r.Data()) - r.bytes))
 	r.bytes = len(r.Data())
 }
 
-func (r *reading) done() {
+func (r *readOpening) done() {
 	inspecting.bytes.Add(int64(-r.bytes))
 	inspecting.connections.Add(-1)
 }
@@ -293,19 +292,6 @@ func refusalTo(status int) refusal {
 	return refusedNoListener
 }
 
-// note keeps for metrics which listeners are accepted from.
-func (w *acceptWatch) note() {
-	ports := make(map[string]bool)
-	for _, s := range w.sockets {
-		others, known := ports[s.address]
-		ports[s.address] = (others || !known) && (!s.stopped || s.own != nil)
-	}
-	for _, address := range w.lost {
-		ports[address] = false
-	}
-	w.ports.Store(&ports)
-}
-
 // routeNameKey is the key under which a context has the name of the route of inspect whose
 // handlers are being provisioned.
 type routeNameKey struct{}
@@ -322,61 +308,4 @@ func countsOfRoute(ctx caddy.Context) *routeCounts {
 		name = noRoute
 	}
 	return routesCounted.use(ctx, name)
-}
-
-// table holds what is counted for each value of a label. It has a row as long as a
-// configuration has the value, or something that was counted there goes on.
-type table[T any] struct {
-	make func() *T
-	idle func(*T) bool // nothing goes on
-
-	mu   sync.Mutex // nobody who counts takes it
-	rows map[string]*tableRow[T]
-}
-
-type tableRow[T any] struct {
-	counts *T
-	users  int // configurations, more than once each
-}
-
-// use returns the row of a value that the configuration of ctx has.
-func (t *table[T]) use(ctx context.Context, value string) *T {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	row := t.rows[value]
-	if row == nil {
-		t.sweep()
-		row = &tableRow[T]{counts: t.make()}
-		if t.rows == nil {
-			t.rows = make(map[string]*tableRow[T])
-		}
-		t.rows[value] = row
-	}
-	row.users++
-	context.AfterFunc(ctx, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		row.users--
-	})
-	return row.counts
-}
-
-// each calls f for each row, and then forgets those that are no longer needed.
-func (t *table[T]) each(f func(value string, counts *T)) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for value, row := range t.rows {
-		f(value, row.counts)
-	}
-	t.sweep()
-}
-
-// sweep forgets the rows that no configuration has and under which nothing goes on. t.mu is
-// held.
-func (t *table[T]) sweep() {
-	for value, row := range t.rows {
-		if row.users == 0 && t.idle(row.counts) {
-			delete(t.rows, value)
-		}
-	}
 }

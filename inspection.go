@@ -181,7 +181,7 @@ func (in *inspection) complete(first *socket.Reader) error {
 // head. An error is errClientGone.
 func (in *inspection) more() error {
 	had := len(in.Data())
-	r := readingOf(&in.Opening)
+	r := countReading(&in.Opening)
 	defer r.done()
 	if err := receivePacket(&in.Opening, in.source, nil); err != nil {
 		return fmt.Errorf("%w: %w", errClientGone, err)

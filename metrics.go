@@ -22,6 +22,8 @@ import (
 //
 // The values of labels are names in the code, or come from the configuration, never from a
 // client.
+//
+// Each metric is declared above the method of scrape that reads it.
 
 // metric describes one of them.
 type metric struct {
@@ -40,61 +42,13 @@ const (
 // allMetrics holds all there are.
 var allMetrics []*metric
 
+// newMetric returns a metric, and adds it to allMetrics. The name goes without the prefix.
 func newMetric(name, kind, help string, labels ...string) *metric {
 	m := &metric{name: "caddy_streamprox_" + name, kind: kind, help: help, labels: labels}
 	m.desc = prometheus.NewDesc(m.name, help, labels, nil)
 	allMetrics = append(allMetrics, m)
 	return m
 }
-
-var (
-	inspectionsTotal = newMetric("inspections_total", counter,
-		"Heads, or beginnings of connections, that inspect has judged.", "outcome", "route")
-	inspectionSeconds = newMetric("inspection_duration_seconds", histogram,
-		"Time from the beginning of an inspection to the last packet that it needed.")
-	inspectingConnections = newMetric("inspecting_connections", gauge,
-		"Connections of which inspect reads a head.")
-	inspectingBytes = newMetric("inspecting_bytes", gauge,
-		"Bytes of heads that are not complete.")
-	refusalsTotal = newMetric("refusals_total", counter,
-		"Connections and requests that were refused or closed here.", "reason")
-	answersTotal = newMetric("answers_total", counter,
-		"Responses that were made here.", "status")
-	handOffsTotal = newMetric("hand_offs_total", counter,
-		"Connections that http_app has delivered.", "listener")
-	keptConnections = newMetric("kept_connections", gauge,
-		"Clients' connections that wait for their next request in the event engine.", "state")
-	dialsTotal = newMetric("dials_total", counter,
-		"Attempts to connect to an upstream for a client.", "upstream", "result")
-	dialSeconds = newMetric("dial_duration_seconds", histogram,
-		"Time that it took to connect to an upstream.", "upstream")
-	upstreamHealthy = newMetric("upstream_healthy", gauge,
-		"Whether neither health checks nor failed dials count against an upstream.", "upstream")
-	checkHealthy = newMetric("upstream_check_healthy", gauge,
-		"What the active health checks of a kind say of an upstream.", "upstream", "check")
-	healthChanges = newMetric("upstream_health_changes_total", counter,
-		"How often an upstream has gone up, or down, by the active health checks of a kind.", "upstream", "check", "to")
-	reusedTotal = newMetric("upstream_connections_reused_total", counter,
-		"Requests that went up on a connection which an earlier one had left.", "upstream")
-	repeatedTotal = newMetric("requests_repeated_total", counter,
-		"Requests that went up on a fresh connection, because the kept one had been closed.", "route")
-	unreachedTotal = newMetric("unreached_total", counter,
-		"Clients for which no upstream was reached.", "route", "reason")
-	streamsActive = newMetric("streams_active", gauge,
-		"What is under way at a destination.", "destination", "kind", "route")
-	streamsEndedTotal = newMetric("streams_ended_total", counter,
-		"What was under way at a destination and has ended.", "destination", "kind", "route", "cause")
-	bytesTotal = newMetric("bytes_total", counter,
-		"Bytes delivered, also of what still goes on.", "destination", "direction")
-	listenerAccepting = newMetric("listener_accepting", gauge,
-		"Whether connections to a port are accepted.", "address")
-	descriptorsOpen = newMetric("descriptors_open", gauge,
-		"Descriptors that the process has open.")
-	descriptorsLimit = newMetric("descriptors_limit", gauge,
-		"Descriptors that the process may have open.")
-	enginePipes = newMetric("engine_pipes", gauge,
-		"Pipes through which relayed bytes go in bulk.")
-)
 
 // registerMetrics adds the metrics to those of the configuration that ctx is of.
 func registerMetrics(ctx caddy.Context) {
@@ -125,7 +79,6 @@ func (*collector) Collect(ch chan<- prometheus.Metric) {
 	s := scrape(ch)
 	s.inspections()
 	routesCounted.each(s.route)
-	handOffs.each(func(listener string, n *atomic.Uint64) { s.value(handOffsTotal, float64(n.Load()), listener) })
 	for address, status := range upstream.Statuses() {
 		s.upstream(address, status)
 	}
@@ -153,6 +106,19 @@ func (s scrape) count(m *metric, n *atomic.Uint64, usual bool, labels ...string)
 	}
 }
 
+var (
+	inspectionSeconds = newMetric("inspection_duration_seconds", histogram,
+		"Time from the beginning of an inspection to the last packet that it needed.")
+	inspectingConnections = newMetric("inspecting_connections", gauge,
+		"Connections of which inspect reads a head.")
+	inspectingBytes = newMetric("inspecting_bytes", gauge,
+		"Bytes of heads that are not complete.")
+	refusalsTotal = newMetric("refusals_total", counter,
+		"Connections and requests that were refused or closed here.", "reason")
+	answersTotal = newMetric("answers_total", counter,
+		"Responses that were made here.", "status")
+)
+
 func (s scrape) inspections() {
 	n, sum, buckets := inspectionTook.Read()
 	s <- prometheus.MustNewConstHistogram(inspectionSeconds.desc, n, sum, buckets)
@@ -175,6 +141,19 @@ func isUsualAnswer(status int) bool {
 	}
 	return false
 }
+
+var (
+	inspectionsTotal = newMetric("inspections_total", counter,
+		"Heads, or beginnings of connections, that inspect has judged.", "outcome", "route")
+	streamsActive = newMetric("streams_active", gauge,
+		"What is under way at a destination.", "destination", "kind", "route")
+	streamsEndedTotal = newMetric("streams_ended_total", counter,
+		"What was under way at a destination and has ended.", "destination", "kind", "route", "cause")
+	repeatedTotal = newMetric("requests_repeated_total", counter,
+		"Requests that went up on a fresh connection, because the kept one had been closed.", "route")
+	unreachedTotal = newMetric("unreached_total", counter,
+		"Clients for which no upstream was reached.", "route", "reason")
+)
 
 func (s scrape) route(route string, c *routeCounts) {
 	for i, outcome := range opening.Names() {
@@ -202,6 +181,21 @@ func (s scrape) route(route string, c *routeCounts) {
 	}
 }
 
+var (
+	dialsTotal = newMetric("dials_total", counter,
+		"Attempts to connect to an upstream for a client.", "upstream", "result")
+	dialSeconds = newMetric("dial_duration_seconds", histogram,
+		"Time that it took to connect to an upstream.", "upstream")
+	upstreamHealthy = newMetric("upstream_healthy", gauge,
+		"Whether neither health checks nor failed dials count against an upstream.", "upstream")
+	checkHealthy = newMetric("upstream_check_healthy", gauge,
+		"What the active health checks of a kind say of an upstream.", "upstream", "check")
+	healthChanges = newMetric("upstream_health_changes_total", counter,
+		"How often an upstream has gone up, or down, by the active health checks of a kind.", "upstream", "check", "to")
+	reusedTotal = newMetric("upstream_connections_reused_total", counter,
+		"Requests that went up on a connection which an earlier one had left.", "upstream")
+)
+
 func (s scrape) upstream(address string, status *upstream.Status) {
 	for result, n := range status.Dials {
 		s.value(dialsTotal, float64(n), address, result)
@@ -226,6 +220,15 @@ func (s scrape) upstream(address string, status *upstream.Status) {
 	s.value(reusedTotal, float64(status.Reused), address)
 }
 
+var (
+	keptConnections = newMetric("kept_connections", gauge,
+		"Clients' connections that wait for their next request in the event engine.", "state")
+	bytesTotal = newMetric("bytes_total", counter,
+		"Bytes delivered, also of what still goes on.", "destination", "direction")
+	enginePipes = newMetric("engine_pipes", gauge,
+		"Pipes through which relayed bytes go in bulk.")
+)
+
 func (s scrape) engine() {
 	c := relay.Count()
 	s.value(keptConnections, float64(c.Waiting), "waiting")
@@ -237,13 +240,20 @@ func (s scrape) engine() {
 	s.value(enginePipes, float64(c.Pipes))
 }
 
+var (
+	handOffsTotal = newMetric("hand_offs_total", counter,
+		"Connections that http_app has delivered.", "listener")
+	listenerAccepting = newMetric("listener_accepting", gauge,
+		"Whether connections to a port are accepted.", "address")
+)
+
 func (s scrape) listeners() {
-	ports := make(map[string]bool) // the same ones may be watched by two configurations
+	handOffs.each(func(listener string, n *atomic.Uint64) { s.value(handOffsTotal, float64(n.Load()), listener) })
+	ports := make(acceptedPorts) // the same ones may be watched by two configurations
 	acceptWatches.Range(func(_, watch any) bool {
 		if watched := watch.(*acceptWatch).ports.Load(); watched != nil {
 			for address, accepting := range *watched {
-				others, known := ports[address]
-				ports[address] = (others || !known) && accepting
+				ports.add(address, accepting)
 			}
 		}
 		return true
@@ -252,6 +262,13 @@ func (s scrape) listeners() {
 		s.value(listenerAccepting, oneIf(accepting), address)
 	}
 }
+
+var (
+	descriptorsOpen = newMetric("descriptors_open", gauge,
+		"Descriptors that the process has open.")
+	descriptorsLimit = newMetric("descriptors_limit", gauge,
+		"Descriptors that the process may have open.")
+)
 
 func (s scrape) descriptors() {
 	if open, err := descriptors.Count(); err == nil {

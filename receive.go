@@ -21,7 +21,7 @@ func receive(o *opening.Opening, conn incoming, first *socket.Reader) error {
 	if o.Certain() {
 		return nil
 	}
-	r := readingOf(o)
+	r := countReading(o)
 	defer r.done()
 	for !o.Certain() {
 		if err := receivePacket(o, conn, first); err != nil {
