@@ -41,8 +41,9 @@ request. Nothing is sent anywhere.
 
 The running Caddy is asked, by its admin API. With --config a configuration is asked that
 need not be loaded, and no Caddy need run.`,
-		Args: cobra.NoArgs,
-		RunE: caddycmd.WrapCommandFuncForCobra(cmdExplain),
+		Example: `  caddy streamprox explain --listen :443 < head.txt`,
+		Args:    cobra.NoArgs,
+		RunE:    caddycmd.WrapCommandFuncForCobra(cmdExplain),
 	}
 	command.Flags().StringP("listen", "l", "", "Where the connection comes in: an address, or the name of a server")
 	command.Flags().String("client", "", "The address of the client")
