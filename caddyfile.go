@@ -240,6 +240,7 @@ var proxyOptions = []string{
 //			resolver_preference ipv4_only|ipv6_only|ipv4_first|ipv6_first
 //			max_connections <int>
 //			weight <int>
+//			backup
 //			tls
 //			tls_...
 //		}
@@ -255,6 +256,7 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 	var shared []caddyfile.Token
 	var byHTTP *ActiveHealthChecks
+	backups, named := make(map[int]bool), 0 // by their place among all upstreams; those that an option names
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
@@ -263,7 +265,12 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			var err error
 			switch option {
 			case "upstream":
-				err = checkUpstream(segment)
+				var backup bool
+				if err = checkUpstream(segment); err == nil {
+					segment, backup, err = withoutBackup(segment)
+				}
+				backups[len(addresses)+named] = backup
+				named++
 			case "lb_policy":
 				err = checkPolicy(segment)
 			}
@@ -349,7 +356,7 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if byHTTP != nil && byHTTP.URI == "" {
 		return d.Errf("%s without health_uri has no effect: checks are by HTTP with 'health_uri <path>'", firstOf(seen, httpCheckOptions))
 	}
-	h.Upstreams, h.LoadBalancing, h.HealthChecks = proxy.Upstreams, proxy.LoadBalancing, healthChecksOf(proxy.HealthChecks, byHTTP)
+	h.Upstreams, h.LoadBalancing, h.HealthChecks = upstreamsOf(proxy.Upstreams, backups), proxy.LoadBalancing, healthChecksOf(proxy.HealthChecks, byHTTP)
 	return nil
 }
 

@@ -186,6 +186,7 @@ type explainedUpstream struct {
 	Streams int64  `json:"streams"`
 	First   bool   `json:"first,omitempty"` // it is tried first, or is one of those of which one is
 	Out     string `json:"out,omitempty"`   // why nothing is sent there
+	Backup  bool   `json:"backup,omitempty"`
 }
 
 // What becomes of the next request on the connection.

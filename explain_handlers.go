@@ -363,7 +363,7 @@ func (x *explainer) choose(h *Relay, cx *layer4.Connection, to *explainedDestina
 		first[s] = true
 	}
 	for _, c := range preview.Servers {
-		to.Upstreams = append(to.Upstreams, explainedUpstream{Address: c.String(), Streams: c.Streams, First: first[c.Server], Out: c.Out})
+		to.Upstreams = append(to.Upstreams, explainedUpstream{Address: c.String(), Streams: c.Streams, First: first[c.Server], Out: c.Out, Backup: c.Backup})
 	}
 	to.Policy = h.policyName()
 	_, byHead := h.pool.Selector().(headPolicy)

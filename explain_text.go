@@ -121,6 +121,9 @@ func (d *explainedDestination) write(b *strings.Builder) {
 	}
 	for _, u := range d.Upstreams {
 		fmt.Fprintf(b, "  upstream %s: %s", u.Address, plural(int(u.Streams), "stream"))
+		if u.Backup {
+			b.WriteString(", a backup")
+		}
 		switch {
 		case u.Out != "":
 			b.WriteString(", out: " + u.Out)

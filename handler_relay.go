@@ -53,7 +53,7 @@ const (
 type Relay struct {
 	// The servers, each with one address. Of those available, the load-balancing
 	// policy chooses; after a failed dial each other one is tried once.
-	Upstreams l4proxy.UpstreamPool `json:"upstreams,omitempty"`
+	Upstreams []*Upstream `json:"upstreams,omitempty"`
 
 	// How to notice that an upstream does not work, so that it is left out. Default: not
 	// at all.
@@ -161,7 +161,7 @@ func (h *Relay) Provision(ctx caddy.Context) error {
 	}
 	h.engine = relay.New(&streams, func(message string, err error) { h.logger.Warn(message, zap.Error(err)) })
 
-	options := upstream.Options{Servers: h.Upstreams, Dialed: h.logDial, Checked: h.logHealthCheck}
+	options := upstream.Options{Dialed: h.logDial, Checked: h.logHealthCheck}
 	if err := h.provisionTimeouts(&options); err != nil {
 		return err
 	}
@@ -291,6 +291,13 @@ func (h *Relay) provisionServers(options *upstream.Options) (err error) {
 		if config == nil {
 			return fmt.Errorf("upstream %d is null", i)
 		}
+		options.Servers = append(options.Servers, &config.Upstream)
+		if config.Backup {
+			options.Backups = append(options.Backups, &config.Upstream)
+		}
+	}
+	if len(options.Backups) == len(options.Servers) {
+		return errors.New("every upstream is a backup: one that is used first is needed")
 	}
 	options.Allow, err = upstream.ParseAllow(h.DialAllow)
 	return err

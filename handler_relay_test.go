@@ -125,6 +125,7 @@ func TestRelayJSONErrors(t *testing.T) {
 		{"one upstream", relay(``), ""},
 		{"unknown field", relay(`,"timeout":"1s"`), "timeout"},
 		{"unknown field of an upstream", upstream(`"dial":["10.0.0.5:9000"],"max_conns":1`), "max_conns"},
+		{"backup alone", upstream(`"dial":["10.0.0.5:9000"],"backup":true`), "every upstream is a backup: one that is used first is needed"},
 		{"health_checks", relay(`,"health_checks":{}`), ""},
 		{"health_checks active", relay(`,"health_checks":{"active":{"interval":"1h"}}`), ""},
 		{"health_checks active with all fields", relay(`,"health_checks":{"active":{"port":80,"interval":"1h","timeout":"1s","close_if_unhealthy":true,"fall":2,"rise":2}}`), ""},

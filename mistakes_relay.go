@@ -16,7 +16,7 @@ import (
 
 // upstreamOptions are the options of an upstream, besides those whose names begin with
 // tls_.
-var upstreamOptions = []string{"dial", "local_addr", "max_connections", "resolver_preference", "tls", "weight"}
+var upstreamOptions = []string{"backup", "dial", "local_addr", "max_connections", "resolver_preference", "tls", "weight"}
 
 // relayHints say what to write for options that relay does not have.
 var relayHints = map[string]string{

@@ -15,6 +15,7 @@ type Peer struct {
 	Fails          int64  `json:"fails"`           // failed dials that still count
 	MaxConnections int    `json:"max_connections"` // the least of the limits that pools have for it; 0: none
 
+	Backup bool          `json:"backup"`           // to each pool that has it
 	Checks []CheckStatus `json:"checks,omitempty"` // what active checks say, of each kind that runs
 }
 
@@ -39,7 +40,9 @@ func peerOf(key string, p *peer) Peer {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	s.Backup = len(p.servers) > 0
 	for server := range p.servers {
+		s.Backup = s.Backup && server.backup
 		if limit := server.maxConnections; limit > 0 && (s.MaxConnections == 0 || limit < s.MaxConnections) {
 			s.MaxConnections = limit
 		}

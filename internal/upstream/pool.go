@@ -37,6 +37,9 @@ type Options struct {
 	// The servers, each with one address.
 	Servers l4proxy.UpstreamPool
 
+	// Backups are those of Servers that are used while no other is available.
+	Backups []*l4proxy.Upstream
+
 	// Where placeholders that depend on the client may lead.
 	Allow Allow
 
@@ -225,28 +228,44 @@ func (p *Pool) tryEach(ctx context.Context, client *Client, first beginning) (ne
 }
 
 // Choose reserves a place at the server that the policy names for the client, of those that
-// are available and not excluded. An error is an *Error with the reason NoneAvailable.
+// are available and not excluded; of backups, if there are no others. An error is an *Error with the reason NoneAvailable.
 func (p *Pool) Choose(client *Client, excluded ...*Server) (*Reservation, error) {
-	among := make([]*Server, 0, len(p.servers))
-	for _, s := range p.servers {
-		if s.available() && !slices.Contains(excluded, s) {
-			among = append(among, s)
+	for _, backups := range []bool{false, true} {
+		if r := p.chooseAmong(p.availableOf(backups, excluded), client); r != nil {
+			return r, nil
 		}
-	}
-	for len(among) > 0 {
-		s := p.policy.choose(among, client.Stream)
-		if s.peer.acquire(s.maxConnections) {
-			return &Reservation{Server: s}, nil
-		}
-		// Others have taken its last places meanwhile.
-		among = slices.DeleteFunc(among, func(other *Server) bool { return other == s })
 	}
 	return nil, errNoneAvailable
 }
 
+// availableOf returns the servers that are available and not excluded: backups, or those that
+// are none.
+func (p *Pool) availableOf(backups bool, excluded []*Server) []*Server {
+	among := make([]*Server, 0, len(p.servers))
+	for _, s := range p.servers {
+		if s.backup == backups && s.available() && !slices.Contains(excluded, s) {
+			among = append(among, s)
+		}
+	}
+	return among
+}
+
+// chooseAmong reserves a place at one of the servers; nil: they have none any more.
+func (p *Pool) chooseAmong(among []*Server, client *Client) *Reservation {
+	for len(among) > 0 {
+		s := p.policy.choose(among, client.Stream)
+		if s.peer.acquire(s.maxConnections) {
+			return &Reservation{Server: s}
+		}
+		// Others have taken its last places meanwhile.
+		among = slices.DeleteFunc(among, func(other *Server) bool { return other == s })
+	}
+	return nil
+}
+
 // Again reserves a place at a server that was chosen before for the client, for its next
-// request on a connection that was kept. It reports false if the server is not available, or
-// if the policy looks at requests and names another one for this.
+// request on a connection that was kept. It reports false if the server is not available, if it
+// is a backup and another one is available, or if the policy looks at requests and names another one for this.
 func (p *Pool) Again(to *Server, client *Client) (*Reservation, bool) {
 	if !p.again(to, client) {
 		return nil, false
@@ -256,6 +275,9 @@ func (p *Pool) Again(to *Server, client *Client) (*Reservation, bool) {
 
 // again takes the place that Again reserves.
 func (p *Pool) again(to *Server, client *Client) bool {
+	if to.backup && slices.ContainsFunc(p.servers, func(s *Server) bool { return !s.backup && s.available() }) {
+		return false
+	}
 	if !p.PerRequest() {
 		return to.available() && to.peer.acquire(to.maxConnections)
 	}

@@ -26,16 +26,20 @@ type Candidate struct {
 	*Server
 	Streams int64  // that it has
 	Out     string // why no stream is sent to it; "" if one may be
+	Backup  bool   // it is used while no other is available
 }
 
 // Preview returns what Choose would do for the client.
 func (p *Pool) Preview(client *layer4.Connection) Preview {
 	var preview Preview
-	var among []*Server
+	among := p.availableOf(false, nil)
+	if len(among) == 0 {
+		among = p.availableOf(true, nil)
+	}
 	for _, s := range p.servers {
-		c := Candidate{Server: s, Streams: s.peer.taken.Load(), Out: s.out()}
-		if c.Out == "" {
-			among = append(among, s)
+		c := Candidate{Server: s, Streams: s.peer.taken.Load(), Out: s.out(), Backup: s.backup}
+		if c.Out == "" && s.backup && len(among) > 0 && !among[0].backup {
+			c.Out = "it is a backup, and another one is available"
 		}
 		preview.Servers = append(preview.Servers, c)
 	}

@@ -33,6 +33,7 @@ type Server struct {
 	tls       *tls.Config    // nil: no TLS
 	tlsWait   time.Duration  // for the handshake; 0: as long as the dial may take
 
+	backup         bool            // used while no other is available
 	maxConnections int             // 0: no limit
 	maxFails       int             // failed dials that make it unavailable; 0: they do not matter
 	group          *relay.Registry // see Group
@@ -61,6 +62,7 @@ func newServer(ctx caddy.Context, config *l4proxy.Upstream, options *Options) (*
 		resolver:       net.DefaultResolver,
 		maxConnections: cmp.Or(config.MaxConnections, options.MaxConnections),
 		maxFails:       options.MaxFails,
+		backup:         slices.Contains(options.Backups, config),
 	}
 	dial := caddy.NewReplacer().ReplaceKnown(config.Dial[0], "")
 	err := explainAddress(dial)
