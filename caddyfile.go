@@ -210,6 +210,7 @@ var proxyOptions = []string{
 //		keep_alias_headers
 //		log                      [start] [every <duration>]
 //		dial_allow               <hosts and networks...>
+//		slow_start               <duration>
 //
 //		# as in Caddy's reverse_proxy
 //		health_uri           <path and query>
@@ -299,6 +300,8 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			h.Keepalive, err = duration(d)
 		case "upstream_keepalive":
 			h.UpstreamKeepalive, err = duration(d)
+		case "slow_start":
+			h.SlowStart, err = duration(d)
 		case "upgrade":
 			h.Upgrade, err = protocols(d)
 		case "dial_allow":
@@ -329,7 +332,7 @@ func (h *Relay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = d.Errf("unrecognized relay option '%s': %s", option, hint)
 				break
 			}
-			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, keepalive, upstream_keepalive, upgrade, keep_alias_headers, dial_allow, proxy_protocol, log, %s, or an option of caddy-l4's proxy (%s)",
+			err = d.Errf("unrecognized relay option '%s': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, keepalive, upstream_keepalive, upgrade, keep_alias_headers, dial_allow, slow_start, proxy_protocol, log, %s, or an option of caddy-l4's proxy (%s)",
 				option, strings.Join(httpCheckOptions, ", "), strings.Join(proxyOptions, ", "))
 		}
 		if err == nil {

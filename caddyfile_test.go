@@ -53,6 +53,7 @@ func TestCaddyfileOptionErrors(t *testing.T) {
 		{"relay 10.0.0.5:9000", "idle_timeout", "1h", badDurations},
 		{"relay 10.0.0.5:9000", "half_close_timeout", "5m", badDurations},
 		{"relay 10.0.0.5:9000", "keepalive", "5m", badDurations},
+		{"relay 10.0.0.5:9000", "slow_start", "30s", badDurations},
 		{"relay 10.0.0.5:9000", "upstream_keepalive", "5s", badDurations},
 		{"relay 10.0.0.5:9000", "reuse", "pin", map[string]string{"always": "option 'reuse': unknown value 'always': use reinspect, close, pin"}},
 		{"rewrite_head", "host", "echo.example.org:8080", map[string]string{
@@ -132,7 +133,7 @@ func TestCaddyfileErrors(t *testing.T) {
 
 		{name: "relay: no upstream", config: "relay", want: "relay needs at least one upstream, as in 'relay 10.0.0.5:9000'"},
 		{name: "relay: no upstream but options", config: "relay {\n idle_timeout 1h\n lb_policy first\n}", want: "relay needs at least one upstream"},
-		{name: "relay: unknown option", config: "relay 10.0.0.5:9000 {\n timeout 5s\n}", want: "unrecognized relay option 'timeout': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, keepalive, upstream_keepalive, upgrade, keep_alias_headers, dial_allow, proxy_protocol, log, health_uri, health_method, health_headers, health_request_body, health_status, health_body, or an option of caddy-l4's proxy (upstream, lb_policy, lb_try_duration, lb_try_interval, health_interval, health_port, health_timeout, health_fall, health_rise, close_if_unhealthy, fail_duration, max_fails, unhealthy_connection_count)"},
+		{name: "relay: unknown option", config: "relay 10.0.0.5:9000 {\n timeout 5s\n}", want: "unrecognized relay option 'timeout': use dial_timeout, response_header_timeout, idle_timeout, half_close_timeout, reuse, keepalive, upstream_keepalive, upgrade, keep_alias_headers, dial_allow, slow_start, proxy_protocol, log, health_uri, health_method, health_headers, health_request_body, health_status, health_body, or an option of caddy-l4's proxy (upstream, lb_policy, lb_try_duration, lb_try_interval, health_interval, health_port, health_timeout, health_fall, health_rise, close_if_unhealthy, fail_duration, max_fails, unhealthy_connection_count)"},
 		{name: "relay: health_interval without value", config: "relay 10.0.0.5:9000 {\n health_interval\n}", want: "after 'health_interval'"},
 		{name: "relay: health_interval extra", config: "relay 10.0.0.5:9000 {\n health_interval 5s 5s\n}", want: "after 'health_interval'"},
 		{name: "relay: health_interval bad", config: "relay 10.0.0.5:9000 {\n health_interval soon\n}", want: "parsing relay option 'health_interval'"},

@@ -182,11 +182,12 @@ type explainedDestination struct {
 
 // explainedUpstream is an upstream of relay as it is now.
 type explainedUpstream struct {
-	Address string `json:"address"`
-	Streams int64  `json:"streams"`
-	First   bool   `json:"first,omitempty"` // it is tried first, or is one of those of which one is
-	Out     string `json:"out,omitempty"`   // why nothing is sent there
-	Backup  bool   `json:"backup,omitempty"`
+	Address string  `json:"address"`
+	Streams int64   `json:"streams"`
+	First   bool    `json:"first,omitempty"` // it is tried first, or is one of those of which one is
+	Out     string  `json:"out,omitempty"`   // why nothing is sent there
+	Backup  bool    `json:"backup,omitempty"`
+	Share   float64 `json:"share,omitempty"` // the part of its share that slow start gives it, if not all
 }
 
 // What becomes of the next request on the connection.

@@ -363,7 +363,11 @@ func (x *explainer) choose(h *Relay, cx *layer4.Connection, to *explainedDestina
 		first[s] = true
 	}
 	for _, c := range preview.Servers {
-		to.Upstreams = append(to.Upstreams, explainedUpstream{Address: c.String(), Streams: c.Streams, First: first[c.Server], Out: c.Out, Backup: c.Backup})
+		u := explainedUpstream{Address: c.String(), Streams: c.Streams, First: first[c.Server], Out: c.Out, Backup: c.Backup}
+		if c.Share < 1 && upstream.SlowStarts(h.pool.Selector()) {
+			u.Share = c.Share
+		}
+		to.Upstreams = append(to.Upstreams, u)
 	}
 	to.Policy = h.policyName()
 	_, byHead := h.pool.Selector().(headPolicy)

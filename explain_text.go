@@ -124,6 +124,9 @@ func (d *explainedDestination) write(b *strings.Builder) {
 		if u.Backup {
 			b.WriteString(", a backup")
 		}
+		if u.Share > 0 {
+			fmt.Fprintf(b, ", at %.0f %% of its share", 100*u.Share)
+		}
 		switch {
 		case u.Out != "":
 			b.WriteString(", out: " + u.Out)

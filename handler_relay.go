@@ -63,6 +63,10 @@ type Relay struct {
 	// one round.
 	LoadBalancing *l4proxy.LoadBalancing `json:"load_balancing,omitempty"`
 
+	// How long it takes until an upstream that is new, or available again, gets its share of
+	// the streams. It begins with a tenth. 0 means that it gets it at once. Default: 0.
+	SlowStart *caddy.Duration `json:"slow_start,omitempty"`
+
 	// The version of the PROXY protocol header to send, `v1` or `v2`. Default: none.
 	ProxyProtocol string `json:"proxy_protocol,omitempty"`
 
@@ -191,6 +195,9 @@ func (h *Relay) Provision(ctx caddy.Context) error {
 	h.to = h.whereTo()
 	_, byHead := options.Selector.(headPolicy)
 	h.ahead = !pool.PerClient() && (!pool.PerRequest() || byHead)
+	if options.SlowStart > 0 && !upstream.SlowStarts(options.Selector) {
+		h.logger.Warn("slow_start has no effect with this lb_policy", zap.String("policy", h.policyName()))
+	}
 	if !options.Allow.None() && !pool.PerClient() {
 		h.logger.Warn("dial_allow has no effect: no upstream depends on the connection")
 	}
@@ -214,6 +221,7 @@ func (h *Relay) provisionTimeouts(options *upstream.Options) error {
 		{"half_close_timeout", h.HalfCloseTimeout, &h.halfCloseTimeout, true},
 		{"response_header_timeout", h.ResponseHeaderTimeout, &h.responseTimeout, true},
 		{"upstream_keepalive", h.UpstreamKeepalive, &h.upstreamKeepalive, true},
+		{"slow_start", h.SlowStart, &options.SlowStart, true},
 	} {
 		if option.value == nil {
 			continue

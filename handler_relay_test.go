@@ -125,6 +125,8 @@ func TestRelayJSONErrors(t *testing.T) {
 		{"one upstream", relay(``), ""},
 		{"unknown field", relay(`,"timeout":"1s"`), "timeout"},
 		{"unknown field of an upstream", upstream(`"dial":["10.0.0.5:9000"],"max_conns":1`), "max_conns"},
+		{"slow_start", relay(`,"slow_start":"30s"`), ""},
+		{"slow_start negative", relay(`,"slow_start":"-1s"`), "slow_start: -1s is less than 0"},
 		{"backup alone", upstream(`"dial":["10.0.0.5:9000"],"backup":true`), "every upstream is a backup: one that is used first is needed"},
 		{"health_checks", relay(`,"health_checks":{}`), ""},
 		{"health_checks active", relay(`,"health_checks":{"active":{"interval":"1h"}}`), ""},

@@ -32,6 +32,7 @@ var relayHints = map[string]string{
 	"trusted_proxies": "write 'rewrite_head { forwarded trusted <cidr...> }' before relay",
 	"rewrite":         "write 'rewrite_head { strip_prefix <path> }' before relay",
 
+	"slowstart":      "write 'slow_start <duration>'",
 	"to":             "write 'upstream <address>'",
 	"max_conns":      "write 'upstream <address> { max_connections <int> }'",
 	"transport":      "relay speaks HTTP/1; for TLS to the server write 'upstream <address> { tls }'",

@@ -15,6 +15,7 @@ type Peer struct {
 	Fails          int64  `json:"fails"`           // failed dials that still count
 	MaxConnections int    `json:"max_connections"` // the least of the limits that pools have for it; 0: none
 
+	Share  float64       `json:"share"`            // the least part of its share of the streams that slow start gives it; 1: all
 	Backup bool          `json:"backup"`           // to each pool that has it
 	Checks []CheckStatus `json:"checks,omitempty"` // what active checks say, of each kind that runs
 }
@@ -40,9 +41,9 @@ func peerOf(key string, p *peer) Peer {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.Backup = len(p.servers) > 0
+	s.Backup, s.Share = len(p.servers) > 0, 1
 	for server := range p.servers {
-		s.Backup = s.Backup && server.backup
+		s.Backup, s.Share = s.Backup && server.backup, min(s.Share, server.share())
 		if limit := server.maxConnections; limit > 0 && (s.MaxConnections == 0 || limit < s.MaxConnections) {
 			s.MaxConnections = limit
 		}
@@ -56,7 +57,9 @@ func peerOf(key string, p *peer) Peer {
 func SetDraining(address string, draining bool) (state Peer, ok bool) {
 	peers.Range(func(key, value any) bool {
 		if key == address || key == "tcp/"+address {
-			value.(*peer).draining.Store(draining)
+			if was := value.(*peer).draining.Swap(draining); was && !draining {
+				value.(*peer).begin()
+			}
 			state, ok = peerOf(key.(string), value.(*peer)), true
 		}
 		return !ok

@@ -31,7 +31,9 @@ var peers = caddy.NewUsagePool()
 
 // openPeer returns the peer of that key for one more server.
 func openPeer(key string) *peer {
-	known, _ := peers.LoadOrStore(key, new(peer))
+	fresh := new(peer)
+	fresh.begin()
+	known, _ := peers.LoadOrStore(key, fresh)
 	return known.(*peer)
 }
 
@@ -67,7 +69,7 @@ func (p *peer) full(limit int) bool { return limit > 0 && p.taken.Load() >= int6
 // fail counts a failed dial for that long.
 func (p *peer) fail(duration time.Duration) {
 	p.fails.Add(1)
-	time.AfterFunc(duration, func() { p.fails.Add(-1) })
+	time.AfterFunc(duration, p.forgive)
 }
 
 // failed reports whether as many failed dials as limit count. The limit 0 is none.

@@ -67,6 +67,11 @@ type Hasher interface {
 type selectorPolicy struct{ selector l4proxy.Selector }
 
 func (p selectorPolicy) choose(among []*Server, client *layer4.Connection) *Server {
+	if _, random := p.selector.(*l4proxy.RandomSelection); random {
+		if shares := sharesOf(among); shares != nil {
+			return atRandom(among, shares)
+		}
+	}
 	pool := make(l4proxy.UpstreamPool, len(among))
 	for i, s := range among {
 		pool[i] = s.config
@@ -104,11 +109,24 @@ func (p selectorPolicy) isForeign() bool {
 type roundRobin struct{ turn atomic.Uint32 }
 
 func (p *roundRobin) choose(among []*Server, _ *layer4.Connection) *Server {
-	return among[p.turn.Add(1)%uint32(len(among))]
+	shares := sharesOf(among)
+	for {
+		i := p.turn.Add(1) % uint32(len(among))
+		if shares == nil || rand.Float64() < shares[i] { // that of one is 1
+			return among[i]
+		}
+	}
 }
 
-func (p *roundRobin) would(among []*Server, _ *layer4.Connection) []*Server {
-	return []*Server{among[(p.turn.Load()+1)%uint32(len(among))]}
+func (p *roundRobin) would(among []*Server, _ *layer4.Connection) (may []*Server) {
+	shares := sharesOf(among)
+	for turn := p.turn.Load() + 1; ; turn++ {
+		i := turn % uint32(len(among))
+		may = append(may, among[i])
+		if shares == nil || shares[i] == 1 {
+			return may
+		}
+	}
 }
 
 // leastConn chooses the server with the fewest streams, among equals at random.
@@ -119,19 +137,27 @@ func (leastConn) choose(among []*Server, _ *layer4.Connection) *Server {
 }
 
 func (leastConn) would(among []*Server, _ *layer4.Connection) []*Server {
-	fewest := int64(math.MaxInt64)
-	for _, s := range among {
-		fewest = min(fewest, s.peer.taken.Load())
+	shares := sharesOf(among)
+	least, may := math.Inf(1), []*Server(nil)
+	for i, s := range among {
+		n := load(s, shares, i)
+		if n < least {
+			least, may = n, nil
+		}
+		if n == least {
+			may = append(may, s)
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(among), func(s *Server) bool { return s.peer.taken.Load() > fewest })
+	return may
 }
 
 func fewestStreams(among []*Server) *Server {
 	var best *Server
-	var fewest int64
+	var fewest float64
 	equals := 0
-	for _, s := range among {
-		switch n := s.peer.taken.Load(); {
+	shares := sharesOf(among)
+	for i, s := range among {
+		switch n := load(s, shares, i); {
 		case best == nil || n < fewest:
 			best, fewest, equals = s, n, 1
 		case n == fewest:
@@ -180,12 +206,19 @@ func (p *weightedRoundRobin) would(among []*Server, _ *layer4.Connection) []*Ser
 	return []*Server{weighted(maps.Clone(p.current), among)}
 }
 
+// weightUnit is the weight 1 in parts, of which slow start takes some.
+const weightUnit = 1000
+
 // weighted chooses one of the servers, by what each has gained so far.
 func weighted(current map[*Server]int, among []*Server) *Server {
 	var best *Server
 	total := 0
-	for _, s := range among {
-		weight := max(s.config.Weight, 1)
+	shares := sharesOf(among)
+	for i, s := range among {
+		weight := max(s.config.Weight, 1) * weightUnit
+		if shares != nil {
+			weight = max(int(float64(weight)*shares[i]), 1)
+		}
 		current[s] += weight
 		total += weight
 		if best == nil || current[s] > current[best] {

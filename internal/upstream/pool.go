@@ -46,6 +46,10 @@ type Options struct {
 	// Selector chooses among the servers that are available. Nil: at random.
 	Selector l4proxy.Selector
 
+	// How long it takes until a server that is new, or available again, gets its share of
+	// the streams. 0: it gets it at once.
+	SlowStart time.Duration
+
 	// For how long Connect begins further rounds if no server of a round answers, and how
 	// long it waits between two. TryDuration 0: one round.
 	TryDuration, TryInterval time.Duration

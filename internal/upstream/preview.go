@@ -24,9 +24,10 @@ type Preview struct {
 // Candidate is a server of a pool as it is now.
 type Candidate struct {
 	*Server
-	Streams int64  // that it has
-	Out     string // why no stream is sent to it; "" if one may be
-	Backup  bool   // it is used while no other is available
+	Streams int64   // that it has
+	Out     string  // why no stream is sent to it; "" if one may be
+	Backup  bool    // it is used while no other is available
+	Share   float64 // the part of its share of the streams that slow start gives it; 1: all
 }
 
 // Preview returns what Choose would do for the client.
@@ -37,7 +38,7 @@ func (p *Pool) Preview(client *layer4.Connection) Preview {
 		among = p.availableOf(true, nil)
 	}
 	for _, s := range p.servers {
-		c := Candidate{Server: s, Streams: s.peer.taken.Load(), Out: s.out(), Backup: s.backup}
+		c := Candidate{Server: s, Streams: s.peer.taken.Load(), Out: s.out(), Backup: s.backup, Share: s.share()}
 		if c.Out == "" && s.backup && len(among) > 0 && !among[0].backup {
 			c.Out = "it is a backup, and another one is available"
 		}

@@ -33,6 +33,7 @@ type Server struct {
 	tls       *tls.Config    // nil: no TLS
 	tlsWait   time.Duration  // for the handshake; 0: as long as the dial may take
 
+	slowStart      time.Duration   // how long it takes until it gets its share; 0: at once
 	backup         bool            // used while no other is available
 	maxConnections int             // 0: no limit
 	maxFails       int             // failed dials that make it unavailable; 0: they do not matter
@@ -62,6 +63,7 @@ func newServer(ctx caddy.Context, config *l4proxy.Upstream, options *Options) (*
 		resolver:       net.DefaultResolver,
 		maxConnections: cmp.Or(config.MaxConnections, options.MaxConnections),
 		maxFails:       options.MaxFails,
+		slowStart:      options.SlowStart,
 		backup:         slices.Contains(options.Backups, config),
 	}
 	dial := caddy.NewReplacer().ReplaceKnown(config.Dial[0], "")
