@@ -16,12 +16,13 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/accepting"
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // unattended returns a listener from which nobody accepts, as the watch knows it.
 func unattended(t *testing.T) (net.Listener, *watchedSocket) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", freeport.Address(t)) // where nobody else listens once it is closed
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/streamprox/caddy-streamprox/internal/freeport"
 )
 
 // runCommand runs a command as `caddy streamprox` does.
@@ -169,12 +171,7 @@ func TestSeeAndSteerPage(t *testing.T) {
 }
 
 func TestCommandErrors(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := free.Addr().String()
-	free.Close()
+	nobody := freeport.Address(t)
 	old := startServer(t, http.NotFoundHandler())
 	silly := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }))
 	for _, test := range []struct {

@@ -117,6 +117,14 @@ func (l *link) ends(t *testing.T, want Account) (got Account) {
 	return got
 }
 
+// lingerLong lets a session wait longer for a client that still sends after the last response,
+// or reads it, until the test ends: on a busy machine one may take more than lingerTimeout.
+func lingerLong(t *testing.T) {
+	was := lingerTimeout
+	t.Cleanup(func() { lingerTimeout = was })
+	lingerTimeout = patience
+}
+
 func await(t *testing.T, what string, c <-chan struct{}) {
 	t.Helper()
 	select {

@@ -130,13 +130,12 @@ const (
 	Forward                  // to the upstream of the request before
 )
 
-const (
-	// lingerLimit and lingerTimeout bound, in bytes and in time, what is read from a client
-	// and dropped after the last response. Closing a socket with unread bytes sends a reset,
-	// which may destroy the response (RFC 9112 section 9.6).
-	lingerLimit   = 256 << 10
-	lingerTimeout = 2 * time.Second
-)
+// lingerLimit and lingerTimeout bound, in bytes and in time, what is read from a client and
+// dropped after the last response. Closing a socket with unread bytes sends a reset, which may
+// destroy the response (RFC 9112 section 9.6).
+const lingerLimit = 256 << 10
+
+var lingerTimeout = 2 * time.Second // a variable for tests
 
 // freshAnswer is how long ago an upstream must have answered on a connection for a request
 // to be sent on it that must not be sent twice. A variable for tests.

@@ -564,12 +564,12 @@ func TestExchangeDiscards(t *testing.T) {
 // TestExchangeIdle checks that an exchange in which nothing moves ends, with an answer
 // if none has begun.
 func TestExchangeIdle(t *testing.T) {
-	idle := func(x *testSession) { x.IdleTimeout = 30 * time.Millisecond }
-	l := exchanged(t, "tcp", exchangeGet, idle)
+	l := exchanged(t, "tcp", exchangeGet, func(x *testSession) { x.IdleTimeout = 30 * time.Millisecond })
 	receives(t, l.client, "HTTP/1.1 504 ")
 	l.over(t, IdleTimeout)
 
-	l = exchanged(t, "tcp", exchangeGet, idle)
+	// Long enough for the upstream to begin its response.
+	l = exchanged(t, "tcp", exchangeGet, func(x *testSession) { x.IdleTimeout = 2 * time.Second })
 	receives(t, l.upstream, getSent)
 	send(t, l.upstream, ok+"Content-Length: 2\r\n\r\no")
 	receives(t, l.client, ok+"Content-Length: 2\r\nConnection: close\r\n\r\no")

@@ -397,7 +397,8 @@ func TestSessionAnswerNotTaken(t *testing.T) {
 func TestSessionUpgradeNotTaken(t *testing.T) {
 	near, client := tight(t, "tcp")
 	fill(near)
-	_, k, accept := scripted(t, "tcp", "tcp", func(k *keeper) { k.settings.IdleTimeout = 100 * time.Millisecond })
+	// Long enough for the upstream to answer.
+	_, k, accept := scripted(t, "tcp", "tcp", func(k *keeper) { k.settings.IdleTimeout = 2 * time.Second })
 	go k.serve(near, nil, nil)
 	send(t, client, upgradeGet)
 	upstream := accept()

@@ -45,6 +45,7 @@ import (
 //
 //	STREAMPROX_PROOF_REQUESTS=1000000 go test -run SessionsModel -v -timeout 2h ./internal/relay
 func TestSessionsModel(t *testing.T) {
+	lingerLong(t)
 	number := func(name string, otherwise int64) int64 {
 		v := os.Getenv(name)
 		if v == "" {
