@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,11 +82,24 @@ func staleBackend(t *testing.T) (address string) {
 	})
 }
 
+// checkedBackend answers health checks with what status holds.
+func checkedBackend(t *testing.T) (address string, status *atomic.Int32) {
+	status = new(atomic.Int32)
+	status.Store(http.StatusOK)
+	return backend(t, func(conn net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			fmt.Fprintf(conn, "HTTP/1.1 %d x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", status.Load())
+		}
+	}), status
+}
+
 // metered is a Caddy with a route for each thing that is counted.
 type metered struct {
 	*server
 	address, hasty, limited            string // of the ports: the second has short timeouts, the third max_pending
 	apiServer, chat, stale, gone, mute string // upstreams
+	checked                            string // one more, with health checks
+	health                             *atomic.Int32
 	caddyfile                          string
 }
 
@@ -97,6 +111,7 @@ func startMetered(t *testing.T, word string) *metered {
 		apiServer: numberedBackend(t), chat: startGo(t).address, stale: staleBackend(t), gone: freeport.Address(t),
 		mute: backend(t, func(conn net.Conn) { _, _ = http.ReadRequest(bufio.NewReader(conn)) }),
 	}
+	m.checked, m.health = checkedBackend(t)
 	m.caddyfile = `{
 		layer4 {
 			` + m.address + ` {
@@ -130,6 +145,13 @@ func startMetered(t *testing.T, word string) *metered {
 						@mute-` + word + ` http_request path /mute*
 						route @mute-` + word + ` {
 							relay ` + m.mute + `
+						}
+						@checked-` + word + ` http_request path /checked*
+						route @checked-` + word + ` {
+							relay ` + m.checked + ` {
+								health_uri /health
+								health_interval 100ms
+							}
 						}
 						@self-` + word + ` http_request path /self*
 						route @self-` + word + ` {
@@ -320,6 +342,19 @@ func TestMetrics(t *testing.T) {
 			`answers_total{status="502"}`: 1,
 			`streams_ended_total{cause="upstream_error",destination="relay",kind="request",route="mute-counted"}`: 1,
 		})
+	})
+
+	t.Run("health checks", func(t *testing.T) {
+		healthy := `upstream_check_healthy{check="GET /health",upstream="` + m.checked + `"}`
+		changes := func(to string) string {
+			return `upstream_health_changes_total{check="GET /health",to="` + to + `",upstream="` + m.checked + `"}`
+		}
+		become("an upstream that is up", nil, samples{healthy: 1, changes("down"): 0})
+		before := m.samples()
+		m.health.Store(http.StatusServiceUnavailable)
+		become("it goes down", before, samples{healthy: -1, changes("down"): 1, changes("up"): 0, `upstream_healthy{upstream="` + m.checked + `"}`: -1})
+		m.health.Store(http.StatusOK)
+		become("it comes back", before, samples{healthy: 0, changes("down"): 1, changes("up"): 1})
 	})
 
 	t.Run("http_app", func(t *testing.T) {
