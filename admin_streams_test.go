@@ -14,9 +14,6 @@ import (
 	"github.com/streamprox/caddy-streamprox/internal/account"
 )
 
-// manyStreams is how many streams a list has to stand.
-const manyStreams = 100_000
-
 // openMany opens that many accounts, and closes them at the end. Each tenth has the route tenth.
 func openMany(tb testing.TB) (ids map[string]bool) {
 	tb.Helper()
