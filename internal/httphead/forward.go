@@ -300,7 +300,7 @@ func appendField(head, name, value []byte) []byte {
 // WebSocket needs a key, by which its answer is known to be one (RFC 6455 section 4.1). Its
 // method need not be GET: gateways for Remote Desktop use RDG_OUT_DATA ([MS-TSGU] section
 // 3.1.5.1), and whether the server accepts it is its own to say.
-func (f *Forward) upgrade(r *Reader, data []byte, options *options) (protocol string, key []byte) {
+func (f *Forward) upgrade(r *Reader, data []byte, options options) (protocol string, key []byte) {
 	key, hasKey := webSocketKey(r, data, options)
 	for field := range r.Named(data, "Upgrade") {
 		for list := field.Value; !list.empty(); {
@@ -321,7 +321,7 @@ func (f *Forward) upgrade(r *Reader, data []byte, options *options) (protocol st
 
 // webSocketKey returns the key of a WebSocket handshake. One that Connection names does
 // not go up, so there is none.
-func webSocketKey(r *Reader, data []byte, options *options) (key []byte, ok bool) {
+func webSocketKey(r *Reader, data []byte, options options) (key []byte, ok bool) {
 	key, n := r.Lookup(data, "Sec-WebSocket-Key")
 	var nonce [18]byte
 	if n != 1 || options.has(data, "Sec-WebSocket-Key") || len(key) != base64.StdEncoding.EncodedLen(16) {
@@ -332,10 +332,7 @@ func webSocketKey(r *Reader, data []byte, options *options) (key []byte, ok bool
 }
 
 // options are the elements of the Connection fields of a head.
-type options struct {
-	room [maxElements]Span // for all that a [Reader] accepts
-	list []Span
-}
+type options []Span
 
 // Nominated returns the first of the names that a Connection field of the head that r
 // has read from data holds, or "". Recipients remove a field of that name (RFC 9110
@@ -350,10 +347,14 @@ func (r *Reader) Nominated(data []byte, names []string) string {
 	return ""
 }
 
-// connectionOptions returns the connection options of a head.
-func connectionOptions(fields []Field, data []byte) *options {
-	o := new(options)
-	o.list = o.room[:0]
+// connectionOptions returns the connection options of a head. It is inlined, so that room for
+// as many as most heads have is on the stack of the caller.
+func connectionOptions(fields []Field, data []byte) options {
+	return make(options, 0, 4).add(fields, data)
+}
+
+// add appends those of the Connection fields.
+func (o options) add(fields []Field, data []byte) options {
 	for _, field := range fields {
 		if !EqualFold(field.Name.Of(data), "Connection") {
 			continue
@@ -361,7 +362,7 @@ func connectionOptions(fields []Field, data []byte) *options {
 		for list := field.Value; !list.empty(); {
 			var element Span
 			if element, list = cutElement(data, list); !element.empty() { // RFC 9110 section 5.6.1.2
-				o.list = append(o.list, element)
+				o = append(o, element)
 			}
 		}
 	}
@@ -369,8 +370,8 @@ func connectionOptions(fields []Field, data []byte) *options {
 }
 
 // check returns what is wrong with the options of a request.
-func (o *options) check(data []byte) error {
-	for _, element := range o.list {
+func (o options) check(data []byte) error {
+	for _, element := range o {
 		switch option := element.Of(data); {
 		case !all(option, tokenByte):
 			return ErrConnection
@@ -382,13 +383,13 @@ func (o *options) check(data []byte) error {
 }
 
 // has reports whether the option is among them.
-func (o *options) has(data []byte, option string) bool {
-	return slices.ContainsFunc(o.list, func(s Span) bool { return EqualFold(s.Of(data), option) })
+func (o options) has(data []byte, option string) bool {
+	return slices.ContainsFunc(o, func(s Span) bool { return EqualFold(s.Of(data), option) })
 }
 
 // names reports whether one of them is the name of that field.
-func (o *options) names(data, name []byte) bool {
-	return slices.ContainsFunc(o.list, func(s Span) bool { return EqualFold(s.Of(data), name) })
+func (o options) names(data, name []byte) bool {
+	return slices.ContainsFunc(o, func(s Span) bool { return EqualFold(s.Of(data), name) })
 }
 
 // cutElement returns the first element of a list (RFC 9110 section 5.6.1), and what
