@@ -57,7 +57,7 @@ var (
 // zero Meter is ready, and so is a nil one, which counts nothing.
 type Meter struct {
 	up, down atomic.Int64 // bytes
-	last     atomic.Int64 // when a byte was last delivered: nanoseconds since Epoch
+	last     atomic.Int64 // when a byte was last delivered, or it began: nanoseconds since Epoch
 	first    atomic.Int64 // when the response began, likewise; 0: not yet
 	status   atomic.Int32 // of the response; 0: none yet, or not known
 }
@@ -103,13 +103,13 @@ func (m *Meter) Responded(status int) {
 	}
 }
 
-// reset makes m that of another request.
-func (m *Meter) reset() {
+// reset makes m that of another request, which began at that time since Epoch.
+func (m *Meter) reset(began time.Duration) {
 	m.up.Store(0)
 	m.down.Store(0)
 	m.first.Store(0)
 	m.status.Store(0)
-	m.last.Store(int64(time.Since(Epoch)))
+	m.last.Store(int64(began))
 }
 
 // State is what a request or a stream is doing.
@@ -309,7 +309,7 @@ type Reading struct {
 	Up, Down  int64         // bytes
 	Status    int           // 0: not known
 	FirstByte time.Duration // from Started to the beginning of the response; 0: there is none
-	Idle      time.Duration // since a byte was last delivered
+	Idle      time.Duration // since a byte was last delivered; with none, since Started
 	Age       time.Duration
 }
 
@@ -381,9 +381,10 @@ func (r *Record) begin(s Summary) {
 	if s.Started.IsZero() {
 		s.Started = time.Now()
 	}
-	r.meter.reset()
+	began := s.Started.Sub(Epoch)
+	r.meter.reset(began)
 	r.mu.Lock()
-	r.id, r.started = s.ID, s.Started.Sub(Epoch)
+	r.id, r.started = s.ID, began
 	r.set(&s)
 	r.mu.Unlock()
 	sh := r.book.Table.shard(s.ID)

@@ -261,3 +261,14 @@ func TestEndInPart(t *testing.T) {
 		t.Error("it is still in its table")
 	}
 }
+
+// The account of a later request on a connection.
+func BenchmarkAgain(b *testing.B) {
+	book := &Book{Table: new(Table)}
+	r := book.Begin(Summary{})
+	b.ReportAllocs()
+	for b.Loop() {
+		r.End(false)
+		r.Again(Summary{Started: time.Now()})
+	}
+}
