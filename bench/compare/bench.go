@@ -23,6 +23,7 @@ const mostStreams = 9000
 type scale struct {
 	rounds, memoryRounds int
 	streams              []int         // idle at once, ascending
+	crowds               []int         // kept at once while some are busy, ascending
 	parallel             int           // connections of a transfer
 	bytes                int64         // on each of these
 	file                 int64         // size, of which bytes is a multiple
@@ -36,13 +37,13 @@ type scale struct {
 var (
 	full = scale{
 		rounds: 5, memoryRounds: 2,
-		streams: []int{1500, mostStreams}, parallel: 4, bytes: 256 << 20, file: 64 << 20,
+		streams: []int{1500, mostStreams}, crowds: []int{1000, 3000, mostStreams}, parallel: 4, bytes: 256 << 20, file: 64 << 20,
 		connections: 64, warm: 200 * time.Millisecond, duration: 1200 * time.Millisecond,
 		settle: 500 * time.Millisecond, rest: 5 * time.Second,
 	}
 	smaller = scale{
 		rounds: 2, memoryRounds: 1,
-		streams: []int{500, 1500}, parallel: 4, bytes: 128 << 20, file: 64 << 20,
+		streams: []int{500, 1500}, crowds: []int{500, 1500}, parallel: 4, bytes: 128 << 20, file: 64 << 20,
 		connections: 64, warm: 100 * time.Millisecond, duration: 700 * time.Millisecond,
 		settle: 500 * time.Millisecond, rest: 5 * time.Second,
 	}
@@ -83,7 +84,7 @@ func newBench(ctx context.Context, s scale, notes io.Writer) (_ *bench, err erro
 		return nil, os.NewSyscallError("getrlimit", err)
 	}
 	// streamprox leaves the last sixteenth alone.
-	if need := uint64(2*slices.Max(s.streams)+400) * 16 / 15; limit.Max < need {
+	if need := uint64(2*max(slices.Max(s.streams), slices.Max(s.crowds))+400) * 16 / 15; limit.Max < need {
 		return nil, fmt.Errorf("a process may have %d descriptors, and %d are needed: raise the hard limit, or use -short",
 			limit.Max, need)
 	}
@@ -288,8 +289,13 @@ func (b *bench) take(m measure) (measured, error) {
 		return done, nil
 	}
 	for _, c := range there {
-		if err := b.profile(m, started[c.name]); err != nil {
-			return done, fmt.Errorf("profile of %s: %w", c.name, err)
+		r := started[c.name]
+		err := b.profile(m.title(), r, func() error {
+			_, err := m.take(b, r)
+			return err
+		})
+		if err != nil {
+			return done, err
 		}
 	}
 	return done, nil
@@ -316,8 +322,8 @@ func (b *bench) sample(m measure, c contender, started map[string]*running) ([]f
 	return values, nil
 }
 
-// profile takes a measure once more, of a Caddy, and writes where its time goes.
-func (b *bench) profile(m measure, r *running) error {
+// profile loads a Caddy, and writes where its time goes.
+func (b *bench) profile(title string, r *running, load func() error) error {
 	if r.admin == "" {
 		return nil
 	}
@@ -328,13 +334,13 @@ func (b *bench) profile(m measure, r *running) error {
 		text, err = get(b.ctx, r.admin, "/debug/pprof/profile?seconds=2")
 		profiled <- err
 	}()
-	_, err := m.take(b, r)
+	err := load()
 	if profileErr := <-profiled; err == nil {
 		err = profileErr
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("profile of %s: %w", r.contender.name, err)
 	}
-	_, err = write(b.profiles, fileName(m.title()+" "+r.contender.name+".pprof"), string(text))
+	_, err = write(b.profiles, fileName(title+" "+r.contender.name+".pprof"), string(text))
 	return err
 }

@@ -103,6 +103,9 @@ var proxies = []contender{
 	{name: nginxProxy, program: "nginx", workers: 2, command: nginxProxyCommand},
 }
 
+// crowded are the proxies that have many connections, few of them busy.
+var crowded = []contender{proxies[0], proxies[2]}
+
 // notRouted is beside the proxies, and sends the requests after the first one wherever that
 // went.
 var notRouted = contender{name: relayFirst, caddyfile: relayCaddyfile(pinning)}

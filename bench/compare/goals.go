@@ -33,6 +33,12 @@ func goals(s scale) []goal {
 			goal{table: tableHTTP, measure: webSockets(n), column: colGoroutines, contender: relayRouted, limit: .01},
 		)
 	}
+	for _, n := range s.crowds {
+		all = append(all,
+			goal{table: tableHTTP, measure: crowd(n), column: colRateAlone, contender: relayRouted, atLeast: true, limit: .9},
+			goal{table: tableHTTP, measure: crowd(n), column: colCPUAlone, contender: relayRouted, limit: 1.1},
+		)
+	}
 	for _, c := range []string{relayRouted, appReinspect} {
 		n := s.streams[0]
 		all = append(all,

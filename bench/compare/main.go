@@ -1,6 +1,6 @@
 // Command compare measures streamprox beside its peers and prints tables with ratios.
 //
-//	go run -C bench ./compare                      # everything, about 15 minutes
+//	go run -C bench ./compare                      # everything, about 20 minutes
 //	go run -C bench ./compare -short -only memory  # one kind of measure, smaller
 //
 // Each contender is a process of its own, and so are the servers behind them and the
@@ -25,7 +25,7 @@ import (
 )
 
 // kinds are what -only can name.
-var kinds = []string{"memory", "cpu", "rates", "echo", "websockets", "routed", "quiet", "kept"}
+var kinds = []string{"memory", "cpu", "rates", "echo", "websockets", "routed", "crowd", "quiet", "kept"}
 
 func main() {
 	if runRole() {
@@ -44,7 +44,7 @@ func main() {
 func command(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
 	only := flags.String("only", "", "measure only these, a comma list of "+strings.Join(kinds, ", "))
-	short := flags.Bool("short", false, "less of everything, about 4 minutes: the noise is larger")
+	short := flags.Bool("short", false, "less of everything, about 5 minutes: the noise is larger")
 	rounds := flags.Int("rounds", 0, "rounds, of which the median is shown (default 5, of what is idle 2)")
 	jsonFile := flags.String("json", "", "write every sample to this `file`")
 	profiles := flags.String("profile", "",

@@ -59,6 +59,8 @@ const (
 	colSendfile   = "with sendfile, CPU ms/GB"
 	colOpened     = "connections each"
 	colKept       = "still open"
+	colRateAlone  = "rate ÷ alone"
+	colCPUAlone   = "CPU ÷ alone"
 )
 
 // idle returns the name of the measure of idle streams.
