@@ -1,7 +1,6 @@
 package socket
 
 import (
-	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -99,51 +98,6 @@ func connected(fd int) (done bool, err error) {
 func dialError(to netip.AddrPort, err error) error {
 	return &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
 }
-
-// Connecting is a connection that is not open yet.
-type Connecting struct{ bare *Bare }
-
-// Wait returns the connection when it is open. It is called once.
-func (c *Connecting) Wait(ctx context.Context) (net.Conn, error) {
-	b := c.bare
-	file := os.NewFile(uintptr(b.fd), "")
-	defer file.Close()
-	deadline, _ := ctx.Deadline()
-	if err := file.SetWriteDeadline(deadline); err != nil {
-		return nil, dialError(b.to, err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = file.SetWriteDeadline(time.Unix(1, 0)) })
-	defer stop()
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return nil, dialError(b.to, err)
-	}
-	var failure error
-	err = raw.Write(func(fd uintptr) (done bool) {
-		done, failure = connected(int(fd))
-		return done
-	})
-	switch {
-	case failure != nil:
-		return nil, dialError(b.to, os.NewSyscallError("connect", failure))
-	case err != nil && ctx.Err() != nil:
-		return nil, dialError(b.to, ctx.Err())
-	case err != nil:
-		return nil, dialError(b.to, err)
-	}
-	if b.isItself() {
-		return nil, dialError(b.to, os.NewSyscallError("connect", unix.ECONNREFUSED))
-	}
-	conn, err := net.FileConn(file)
-	if err != nil {
-		return nil, dialError(b.to, err)
-	}
-	_ = rawConn(conn).Control(descriptors.Saw)
-	return conn, nil
-}
-
-// Drop gives the connection up, in the place of Wait.
-func (c *Connecting) Drop() { c.bare.Close() }
 
 // Bare is a TCP connection that the runtime's poller does not know. It becomes one that it
 // knows when a method is called that may wait: one that goes to an event loop never does.
