@@ -812,17 +812,20 @@ func duration(d *caddyfile.Dispenser) (*caddy.Duration, error) {
 func accessLog(d *caddyfile.Dispenser) (*AccessLog, error) {
 	log := new(AccessLog)
 	for d.NextArg() {
-		switch d.Val() {
-		case "start":
+		switch {
+		case d.Val() == "start" && log.Start, d.Val() == "every" && log.Every != 0:
+			return nil, d.Errf("log: duplicate argument '%s'", d.Val())
+		case d.Val() == "start":
 			log.Start = true
-		case "every":
-			every, err := duration(d)
-			if err != nil {
-				return nil, err
+		case d.Val() == "every":
+			if !d.NextArg() {
+				return nil, d.Errf("log: every takes a duration, as in 'log every 10m'")
 			}
-			if log.Every = *every; log.Every <= 0 {
-				return nil, d.Errf("log: every %s is not more than 0", d.Val())
+			every, err := caddy.ParseDuration(d.Val())
+			if err != nil || every <= 0 {
+				return nil, d.Errf("log: every: '%s' is not a duration of more than 0, as in 10m", d.Val())
 			}
+			log.Every = caddy.Duration(every)
 		default:
 			return nil, d.Errf("log: unknown argument '%s': use start, and every with a duration, as in 'log start every 10m'", d.Val())
 		}

@@ -97,6 +97,12 @@ func TestMistakesInCaddyfiles(t *testing.T) {
 		{"to", "relay {\n to a:1\n}", "write 'upstream <address>'"},
 		{"transport", "relay a:1 {\n transport http {\n tls\n }\n}", "for TLS to the server write 'upstream <address> { tls }'"},
 
+		{"log with start twice", "inspect {\n log start start\n route {\n close\n }\n}", "log: duplicate argument 'start', at Caddyfile:6"},
+		{"log with every before start", "relay a:1 {\n log every 1m start\n}", ""},
+		{"log with every and no duration", "relay a:1 {\n log start every\n}", "log: every takes a duration, as in 'log every 10m', at Caddyfile:6"},
+		{"log with every 0", "relay a:1 {\n log every 0\n}", "log: every: '0' is not a duration of more than 0, as in 10m"},
+		{"log with every and another word", "relay a:1 {\n log every start\n}", "log: every: 'start' is not a duration"},
+		{"log with every twice", "relay a:1 {\n log every 1m start every 2m\n}", "log: duplicate argument 'every', at Caddyfile:6"},
 		// Matchers and routes of inspect.
 		{"HTTP matcher", "inspect {\n @c path /x\n}", "'path' is a matcher of the HTTP app: write '@c http_request path /x', at Caddyfile:6"},
 		{"HTTP matcher with quotes", "inspect {\n @c header User-Agent \"a b\"\n}", "write '@c http_request header User-Agent \"a b\"'"},
