@@ -252,12 +252,20 @@ func logOpened(record *account.Record) {
 	}
 }
 
-// write writes a line. Fields are named as in Caddy's access log where it has them.
+// write lets a line be written, unless no log has it.
 func (l *ledger) write(message string, r account.Reading) {
+	if l.logger.Core().Enabled(zap.InfoLevel) {
+		accessLines.add(accessLine{l, message, r})
+	}
+}
+
+// print writes a line. Fields are named as in Caddy's access log where it has them.
+func (l *ledger) print(message string, r *account.Reading) {
 	entry := l.logger.Check(zap.InfoLevel, message)
 	if entry == nil {
 		return
 	}
+	entry.Time = r.Started.Add(r.Age)
 	fields := make([]zap.Field, 0, 20)
 	add := func(name, value string) {
 		if value != "" {

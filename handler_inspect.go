@@ -441,6 +441,7 @@ func (h *Inspect) Cleanup() error {
 		_, _ = rings.Delete(h.ringKey)
 	}
 	drainAtExit(h.ctx, h.logger)
+	flushAtExit()
 	return nil
 }
 

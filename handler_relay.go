@@ -599,6 +599,7 @@ func (h *Relay) Cleanup() error {
 		h.pool.Close()
 	}
 	drainAtExit(h.ctx, h.logger)
+	flushAtExit()
 	return nil
 }
 

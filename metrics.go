@@ -85,6 +85,7 @@ func (*collector) Collect(ch chan<- prometheus.Metric) {
 	s.engine()
 	s.listeners()
 	s.descriptors()
+	s.value(accessLogLost, float64(accessLines.lost.Load()))
 }
 
 // scrape is one collection.
@@ -278,6 +279,9 @@ func (s scrape) descriptors() {
 		s.value(descriptorsLimit, float64(limit))
 	}
 }
+
+var accessLogLost = newMetric("access_log_lost_total", counter,
+	"Lines of the access log that were not written, because its output takes them too slowly.")
 
 func oneIf(is bool) float64 {
 	if is {

@@ -483,6 +483,9 @@ func TestMetrics(t *testing.T) {
 		}
 	})
 
+	// TestLineQueue of the module loses lines.
+	become("no line lost", nil, samples{`access_log_lost_total`: 0})
+
 	if runtime.GOOS == "linux" && !t.Failed() {
 		_, text := m.api("GET", "/metrics", "")
 		for line := range strings.Lines(text) {
