@@ -25,6 +25,7 @@ type accessLine struct {
 	Logger      string
 	ID          string
 	RemoteIP    string `json:"remote_ip"`
+	RemotePort  int    `json:"remote_port"`
 	Outcome     string
 	Route       string
 	Destination string
@@ -166,7 +167,7 @@ http://:80 {
 		}
 		want.Message, want.Logger, want.ID, want.RemoteIP, want.Outcome = "ended", "streamprox.access", got.ID, "127.0.0.1", "http"
 		want.Method, want.Host, want.Proto = "GET", "example.com", "HTTP/1.1"
-		want.Read, want.Size, want.Duration = got.Read, got.Size, got.Duration
+		want.Read, want.Size, want.Duration, want.RemotePort = got.Read, got.Size, got.Duration, conn.LocalAddr().(*net.TCPAddr).Port
 		if got != want {
 			t.Errorf("%s: got  %+v\nwant %+v", want.Path, got, want)
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/streamprox/caddy-streamprox/internal/descriptors"
 )
@@ -99,6 +100,30 @@ var (
 	errNoneAvailable = &Error{Reason: NoneAvailable, Err: errors.New("no upstream available")}
 	errGivenUp       = &Error{Reason: GivenUp, Err: errors.New("client went away while an upstream was dialled")}
 )
+
+// maxNamed bounds how many servers an error names.
+const maxNamed = 3
+
+// noneAvailable returns an error that says why none of the servers is available, but for those
+// excluded, of which others tell.
+func noneAvailable(servers, excluded []*Server) *Error {
+	var why []string
+	for _, s := range servers {
+		out := s.out()
+		if out == "" || slices.Contains(excluded, s) {
+			continue
+		}
+		if len(why) == maxNamed {
+			why = append(why, "and others")
+			break
+		}
+		why = append(why, s.String()+": "+out)
+	}
+	if len(why) == 0 {
+		return errNoneAvailable
+	}
+	return &Error{Reason: NoneAvailable, Err: fmt.Errorf("no upstream available (%s)", strings.Join(why, "; "))}
+}
 
 // What the steps of a dial wrap their errors in.
 var (

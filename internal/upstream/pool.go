@@ -232,14 +232,15 @@ func (p *Pool) tryEach(ctx context.Context, client *Client, first beginning) (ne
 }
 
 // Choose reserves a place at the server that the policy names for the client, of those that
-// are available and not excluded; of backups, if there are no others. An error is an *Error with the reason NoneAvailable.
+// are available and not excluded; of backups, if there are no others. An error is an *Error with
+// the reason NoneAvailable, and says what keeps the servers.
 func (p *Pool) Choose(client *Client, excluded ...*Server) (*Reservation, error) {
 	for _, backups := range []bool{false, true} {
 		if r := p.chooseAmong(p.availableOf(backups, excluded), client); r != nil {
 			return r, nil
 		}
 	}
-	return nil, errNoneAvailable
+	return nil, noneAvailable(p.servers, excluded)
 }
 
 // availableOf returns the servers that are available and not excluded: backups, or those that

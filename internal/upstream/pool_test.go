@@ -148,6 +148,36 @@ func TestChooseExcluded(t *testing.T) {
 	}
 }
 
+// TestNoneAvailableSaysWhy: the error names the servers and what keeps each, but no more than few.
+func TestNoneAvailableSaysWhy(t *testing.T) {
+	var servers l4proxy.UpstreamPool
+	for _, port := range []string{"1", "2", "3", "4", "5"} {
+		servers = append(servers, &l4proxy.Upstream{Dial: []string{"127.0.0.1:" + port}})
+	}
+	p := newTestPool(t, Options{Servers: servers})
+	client := &Client{Stream: clientOf("10.0.0.1")}
+	for _, s := range p.servers {
+		s.peer.down.Store(true)
+		defer s.peer.down.Store(false)
+	}
+	SetDraining("127.0.0.1:2", true)
+	defer SetDraining("127.0.0.1:2", false)
+	p.servers[1].peer.down.Store(false)
+	for _, test := range []struct {
+		excluded []*Server
+		want     string
+	}{
+		{nil, "no upstream available (127.0.0.1:1: health checks find it down; 127.0.0.1:2: it is drained: it gets no new streams; 127.0.0.1:3: health checks find it down; and others)"},
+		{p.servers[:4], "no upstream available (127.0.0.1:5: health checks find it down)"},
+		{p.servers, "no upstream available"},
+	} {
+		_, err := p.Choose(client, test.excluded...)
+		if err == nil || ReasonOf(err) != NoneAvailable || err.Error() != test.want {
+			t.Errorf("without %v: got error %v, want %s", test.excluded, err, test.want)
+		}
+	}
+}
+
 // byKey is a selector of a plugin: the n-th server.
 type byKey struct{ n int }
 
