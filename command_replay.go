@@ -36,6 +36,8 @@ The exit code is 0 if everything would go where it went, 3 if not or if that is 
 		Example: `  caddy streamprox replay --config new.caddyfile`,
 		Args:    cobra.NoArgs,
 		RunE:    caddycmd.WrapCommandFuncForCobra(cmdReplay),
+
+		SilenceErrors: true, // Caddy logs them, and exitDiffers is none
 	}
 	command.Flags().StringP("config", "c", "", "Configuration file to take the decisions to")
 	command.Flags().StringP("adapter", "a", "", "Name of config adapter to apply")
