@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/streamprox/caddy-streamprox/internal/account"
+	"github.com/streamprox/caddy-streamprox/internal/opening"
 	"github.com/streamprox/caddy-streamprox/internal/relay"
 	"github.com/streamprox/caddy-streamprox/internal/upstream"
 )
@@ -228,6 +229,12 @@ var equalFilters = map[string]func(*account.Reading) string{
 	"state":       func(r *account.Reading) string { return r.State.String() },
 }
 
+// filterValues are the values of parameters that have few.
+var filterValues = map[string][]string{
+	"outcome": opening.Names(),
+	"state":   {account.Open.String(), account.Dialing.String(), account.Waiting.String(), account.Parked.String()},
+}
+
 // parseFilter reads the filters of query, which may have others of those parameters too. An
 // error names the parameter.
 func parseFilter(query url.Values, others ...string) (f streamFilter, err error) {
@@ -240,6 +247,9 @@ func parseFilter(query url.Values, others ...string) (f streamFilter, err error)
 		case slices.Contains(others, name):
 			continue
 		case equal:
+			if known := filterValues[name]; known != nil && value != "" && !slices.Contains(known, value) {
+				return f, fmt.Errorf("%s: unknown %q: use %s", name, value, strings.Join(known, ", "))
+			}
 			f.equal[name] = value
 		case name == "client":
 			if f.client, err = parseClient(value); err != nil {
@@ -532,14 +542,27 @@ func serveEndStreams(w http.ResponseWriter, r *http.Request) error {
 		return writeJSON(w, map[string]int{"ended": len(all)})
 	}
 	logDone(r, "ending streams", append(fields, zap.Duration("over", over))...)
-	for i := range all {
-		// Clients that come back at once do not come together.
-		at := time.Duration((float64(i) + rand.Float64()) / float64(len(all)) * float64(over))
-		time.AfterFunc(at, func() { end(all[i : i+1]) })
-	}
+	go endSpread(all, over)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusAccepted)
 	return json.NewEncoder(w).Encode(map[string]int{"ending": len(all)})
+}
+
+// endSpread is a goroutine that ends all in their order, spread over a time so that clients
+// which come back at once do not come together. Those that are due within a small part of it end
+// at once, since to end one takes a look at all streams of the process.
+func endSpread(all []found, over time.Duration) {
+	part, began := min(over/200, time.Second), time.Now()
+	due := make([]time.Duration, len(all))
+	for i := range due {
+		due[i] = time.Duration((float64(i) + rand.Float64()) / float64(len(all)) * float64(over))
+	}
+	for len(all) > 0 {
+		time.Sleep(max(due[0]-time.Since(began), part))
+		n, _ := slices.BinarySearch(due, time.Since(began))
+		end(all[:n])
+		all, due = all[n:], due[n:]
+	}
 }
 
 // began is when the process began to count.

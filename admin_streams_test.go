@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -127,6 +128,32 @@ func TestManyStreams(t *testing.T) {
 		if after != "" || lasting != want {
 			t.Errorf("%s: %d of the streams that last are on the pages, want %d; next %q", query, lasting, want, after)
 		}
+	}
+}
+
+// TestEndSpread: all end, each once, in their order and not together.
+func TestEndSpread(t *testing.T) {
+	var all []found
+	var ended []account.ID
+	for range 500 {
+		record := unlogged.Begin(account.Summary{})
+		id := record.ID()
+		record.EndBy(func() {
+			ended = append(ended, id)
+			record.End(false)
+		})
+		all = append(all, found{listed{record: record}, place{id: id}})
+	}
+	gone := all[250]
+	gone.record.End(false)
+	want := slices.DeleteFunc(slices.Clone(all), func(f found) bool { return f.id == gone.id })
+	began := time.Now()
+	endSpread(all, 100*time.Millisecond)
+	if took := time.Since(began); took < 50*time.Millisecond {
+		t.Errorf("all have ended within %s", took)
+	}
+	if !slices.EqualFunc(want, ended, func(f found, id account.ID) bool { return f.id == id }) {
+		t.Errorf("%d of %d have ended, in the order %v", len(ended), len(want), ended)
 	}
 }
 
