@@ -157,6 +157,8 @@ func answerReplay(r io.Reader, w io.Writer) error {
 // replayKept takes the decisions to the configuration of ctx, whose apps are provisioned.
 func replayKept(ctx caddy.Context, kept *keptDecisions) (*replayAnswer, error) {
 	answer := &replayAnswer{Decisions: len(kept.Decisions), Moves: []replayMove{}, Rows: []replayed{}}
+	memory, forget := newKeptMemory(ctx)
+	defer forget()
 	moves := make(map[replayMove]int)
 	known := make(map[string]replayMove) // by what decides
 	for _, d := range kept.Decisions {
@@ -164,7 +166,7 @@ func replayKept(ctx caddy.Context, kept *keptDecisions) (*replayAnswer, error) {
 		move, ok := known[key]
 		if !ok {
 			var err error
-			if move, err = d.replay(ctx, kept.Facts); err != nil {
+			if move, err = d.replay(memory, kept.Facts); err != nil {
 				return nil, err
 			}
 			known[key] = move
@@ -211,10 +213,10 @@ func (d *keptDecision) key() string {
 	return string(key)
 }
 
-// replay says where the decision goes in the configuration of ctx.
-func (d *keptDecision) replay(ctx caddy.Context, facts []*inspectFacts) (replayMove, error) {
+// replay says where the decision goes in the configuration that memory is of.
+func (d *keptDecision) replay(memory *keptMemory, facts []*inspectFacts) (replayMove, error) {
 	move := replayMove{From: d.To}
-	explained, to, err := explainKept(ctx, d.Listen, d, facts)
+	explained, to, err := explainKept(memory, d.Listen, d, facts)
 	var refused *explainError
 	switch {
 	case err != nil && to.Destination == toNoListener:
@@ -281,7 +283,9 @@ func explainStream(ctx caddy.Context, of account.Reading) (answer *explainedStre
 		}
 	}
 	answer.explanation, err = limited(explainTime, func() (*explanation, error) {
-		explained, _, err := explainKept(ctx, d.Listen, d, kept.Facts)
+		memory, forget := newKeptMemory(ctx)
+		defer forget()
+		explained, _, err := explainKept(memory, d.Listen, d, kept.Facts)
 		return explained, err
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package streamprox
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"regexp"
@@ -98,6 +99,35 @@ func TestReplayPage(t *testing.T) {
 			t.Errorf("nothing about %s", flag)
 		}
 	}
+}
+
+// TestReplayManyRoutes: the matchers of a configuration are loaded once, not for each of
+// thousands of decisions, which would take longer than an answer may.
+func TestReplayManyRoutes(t *testing.T) {
+	const routes = 50
+	var config strings.Builder
+	for i := range routes {
+		fmt.Fprintf(&config, "@r%d http_request {\npath /%d/*\npath_regexp ^/%d/[a-z]+$\nhost h%d.example\n}\nroute @r%d {\nclose\n}\n", i, i, i, i, i)
+	}
+	adapted, err := adaptConfig("{\nlayer4 {\n:8080 {\nroute {\ninspect {\nreplay 3\n" + config.String() + "route {\nhttp_respond 404\n}\n}\n}\n}\n}\n}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	whileProvisioned(t, adapted, func(ctx caddy.Context) {
+		decide(t, inspectIn(t, ctx), "GET /other HTTP/1.1\r\nHost: a\r\n\r\n")
+		kept := allKept(0)
+		kept.Decisions[0].Asked = nil // no answer of then helps
+		memory, forget := newKeptMemory(ctx)
+		defer forget()
+		each := testing.AllocsPerRun(10, func() {
+			if _, to, err := explainKept(memory, "", kept.Decisions[0], kept.Facts); err != nil || to != kept.Decisions[0].To {
+				t.Errorf("it goes to %v (%v)", to, err)
+			}
+		})
+		if each /= routes; each > 50 {
+			t.Errorf("a route takes %.0f allocations", each)
+		}
+	})
 }
 
 // TestReplayMatchers takes a request to a route with other matchers than then, and holds what
@@ -253,7 +283,9 @@ func TestExplainKeptPolicy(t *testing.T) {
 		whileProvisioned(t, adapted, func(ctx caddy.Context) {
 			decide(t, inspectIn(t, ctx), "GET /?q HTTP/1.1\r\nHost: a\r\nX-Tenant: gold\r\nX-To: 10.0.0.9\r\n\r\n")
 			kept := allKept(0)
-			e, _, err := explainKept(ctx, "", kept.Decisions[0], kept.Facts)
+			memory, forget := newKeptMemory(ctx)
+			defer forget()
+			e, _, err := explainKept(memory, "", kept.Decisions[0], kept.Facts)
 			if err != nil {
 				t.Fatal(err)
 			}

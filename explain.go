@@ -265,7 +265,7 @@ func limited[T any](patience time.Duration, f func() (T, error)) (none T, err er
 	case r := <-done:
 		return r.answer, r.err
 	case <-timer.C:
-		return none, explainErrorf(http.StatusGatewayTimeout, "no answer within %s: a matcher takes too long", patience)
+		return none, explainErrorf(http.StatusGatewayTimeout, "no answer within %s", patience)
 	}
 }
 

@@ -2,6 +2,7 @@ package streamprox
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -27,9 +28,88 @@ import (
 // without the values of fields. A matcher that depends on those is not asked: what it would
 // answer is unknown, unless the decision has kept the answer of the same matchers.
 
+// keptMemory is what many such decisions have in common on their way through one configuration.
+type keptMemory struct {
+	ctx caddy.Context // for modules that are loaded to be asked
+
+	canonical    map[*configRoute]string
+	matchers     map[string]layer4.ConnMatcher // by module and configuration; nil: it cannot be loaded
+	sets         map[string][]caddy.ModuleMap  // by their JSON; nil: it is none
+	placeholders map[string]bool               // whether a configuration may have one
+	known        map[string]json.RawMessage    // a set of matchers of the HTTP app as those of http_request
+	compact      map[string]json.RawMessage    // what compactJSON returns
+}
+
+// newKeptMemory returns one for the configuration of ctx, and what lets go of it.
+func newKeptMemory(ctx caddy.Context) (*keptMemory, context.CancelFunc) {
+	loading, cancel := caddy.NewContext(ctx)
+	return &keptMemory{
+		ctx:          loading,
+		canonical:    make(map[*configRoute]string),
+		matchers:     make(map[string]layer4.ConnMatcher),
+		sets:         make(map[string][]caddy.ModuleMap),
+		placeholders: make(map[string]bool),
+		known:        make(map[string]json.RawMessage),
+		compact:      make(map[string]json.RawMessage),
+	}, cancel
+}
+
+// remember returns what make has made of the key, once.
+func remember[K comparable, V any](known map[K]V, key K, make func() V) V {
+	v, ok := known[key]
+	if !ok {
+		v = make()
+		known[key] = v
+	}
+	return v
+}
+
+// canonicalOf returns the matchers of a route as canonicalMatch does.
+func (m *keptMemory) canonicalOf(route *configRoute) string {
+	return remember(m.canonical, route, func() string { return canonicalMatch(route.Match) })
+}
+
+// matcher returns a matcher of layer4, nil if it cannot be loaded.
+func (m *keptMemory) matcher(name string, config json.RawMessage) layer4.ConnMatcher {
+	return remember(m.matchers, name+" "+string(config), func() layer4.ConnMatcher {
+		module, err := m.ctx.LoadModuleByID("layer4.matchers."+name, config)
+		if err != nil {
+			return nil
+		}
+		matcher, _ := module.(layer4.ConnMatcher)
+		return matcher
+	})
+}
+
+// setsOf returns the sets of matchers in a configuration. It reports false if they are none.
+func (m *keptMemory) setsOf(config json.RawMessage) (sets []caddy.ModuleMap, ok bool) {
+	sets = remember(m.sets, string(config), func() []caddy.ModuleMap {
+		sets := []caddy.ModuleMap{}
+		if json.Unmarshal(config, &sets) != nil {
+			return nil
+		}
+		return sets
+	})
+	return sets, sets != nil
+}
+
+// hasPlaceholder reports whether a text in a configuration may have one.
+func (m *keptMemory) hasPlaceholder(config json.RawMessage) bool {
+	return remember(m.placeholders, string(config), func() bool { return hasPlaceholder(config) })
+}
+
+// compactOf returns what compactJSON returns. m may be nil.
+func (m *keptMemory) compactOf(config json.RawMessage) json.RawMessage {
+	if m == nil {
+		return compactJSON(config)
+	}
+	return remember(m.compact, string(config), func() json.RawMessage { return compactJSON(config) })
+}
+
 // keptWalk is such a decision on its way through the routes.
 type keptWalk struct {
 	*keptDecision
+	*keptMemory
 	facts   *inspectFacts   // of the inspect that has decided; nil: of the one that is asked
 	answers map[string]bool // of matchers, by canonicalMatch
 
@@ -45,8 +125,8 @@ type keptWalk struct {
 }
 
 // newKeptWalk returns the decision as it goes to a listener.
-func newKeptWalk(d *keptDecision, facts []*inspectFacts, to *explainedListener) (*keptWalk, error) {
-	k := &keptWalk{keptDecision: d, answers: make(map[string]bool)}
+func newKeptWalk(memory *keptMemory, d *keptDecision, facts []*inspectFacts, to *explainedListener) (*keptWalk, error) {
+	k := &keptWalk{keptDecision: d, keptMemory: memory, answers: make(map[string]bool)}
 	factsOf := func(i int) (*inspectFacts, error) {
 		if i < 0 || i >= len(facts) {
 			return nil, errors.New("a decision has facts that are not there")
@@ -134,16 +214,16 @@ func (*sentOnce) SetDeadline(time.Time) error      { return nil }
 func (*sentOnce) SetReadDeadline(time.Time) error  { return nil }
 func (*sentOnce) SetWriteDeadline(time.Time) error { return nil }
 
-// explainKept says where a decision goes in the configuration of ctx.
-func explainKept(ctx caddy.Context, listen string, d *keptDecision, facts []*inspectFacts) (*explanation, replayPlace, error) {
-	listener, err := findListener(ctx, listen)
+// explainKept says where a decision goes in the configuration that memory is of.
+func explainKept(memory *keptMemory, listen string, d *keptDecision, facts []*inspectFacts) (*explanation, replayPlace, error) {
+	listener, err := findListener(memory.ctx, listen)
 	if err != nil {
 		return nil, replayPlace{Destination: toNoListener}, err
 	}
 	if !listener.routes.known() {
 		return nil, replayPlace{}, explainErrorf(http.StatusNotImplemented, "server %s: which handler stands where is not known; one of another plugin may hold routes", listener.Server)
 	}
-	k, err := newKeptWalk(d, facts, listener)
+	k, err := newKeptWalk(memory, d, facts, listener)
 	if err != nil {
 		return nil, replayPlace{}, err
 	}
@@ -155,9 +235,7 @@ func explainKept(ctx caddy.Context, listen string, d *keptDecision, facts []*ins
 		local = net.TCPAddrFromAddrPort(at)
 	}
 	answer := &explanation{Listener: *listener, Client: remote.String(), Given: len(k.bytes)}
-	loading, cancel := caddy.NewContext(ctx)
-	defer cancel()
-	x := &explainer{explanation: answer, ctx: loading, kept: k}
+	x := &explainer{explanation: answer, ctx: memory.ctx, kept: k}
 	switch {
 	case listener.TLS && !d.TLS && !d.AnyTLS && d.Outcome == opening.TLS.String():
 		x.unknown("what is inside TLS is not known")
@@ -290,7 +368,7 @@ func (x *explainer) chooseKept(in *inspection, config []configRoute, to *explain
 		answer, known := false, len(route.sets) == 0
 		if known {
 			answer = in.Outcome().ByDefault() && !in.isConnect()
-		} else if answer, known = k.answers[canonicalMatch(config[i].Match)]; known && !k.rewritten && in.Outcome().String() == k.Outcome {
+		} else if answer, known = k.answers[k.canonicalOf(&config[i])]; known && !k.rewritten && in.Outcome().String() == k.Outcome {
 			explained.Why = "as it answered then"
 		} else {
 			switch x.route(in, route, config[i].Match, explained) {
@@ -305,7 +383,7 @@ func (x *explainer) chooseKept(in *inspection, config []configRoute, to *explain
 		}
 		explained.Answer = answerOf(answer, nil)
 		if answer {
-			in.route, k.match = i, canonicalMatch(config[i].Match)
+			in.route, k.match = i, k.canonicalOf(&config[i])
 			return ""
 		}
 	}
@@ -395,8 +473,8 @@ func (x *explainer) matcher(in *inspection, name string, config json.RawMessage)
 
 // anySet returns the best answer of the sets of a matcher.
 func (x *explainer) anySet(config json.RawMessage, answer func(caddy.ModuleMap) certainty) certainty {
-	var sets []caddy.ModuleMap
-	if json.Unmarshal(config, &sets) != nil {
+	sets, ok := x.kept.setsOf(config)
+	if !ok {
 		return uncertain
 	}
 	best := certainNo
@@ -413,17 +491,19 @@ func (x *explainer) requestSet(in *inspection, modules caddy.ModuleMap) certaint
 		return certainNo
 	}
 	known := make(caddy.ModuleMap)
-	for name, config := range modules {
-		if x.kept.knowsHTTP(name, config) {
-			known[name] = config
+	key := ""
+	for _, name := range sortedKeys(modules) {
+		if x.kept.knowsHTTP(name, modules[name]) {
+			known[name] = modules[name]
+			key += name + " " + string(modules[name]) + "\n"
 		}
 	}
 	answer := certainYes
 	if len(known) > 0 {
-		raw, err := json.Marshal([]caddy.ModuleMap{known})
-		if err != nil {
-			return uncertain
-		}
+		raw := remember(x.kept.known, key, func() json.RawMessage {
+			raw, _ := json.Marshal([]caddy.ModuleMap{known}) // which has been JSON
+			return raw
+		})
 		if answer = x.ask(in, "http_request", raw); in.isConnect() && !namesConnect(known) {
 			answer = uncertain
 		}
@@ -436,12 +516,8 @@ func (x *explainer) requestSet(in *inspection, modules caddy.ModuleMap) certaint
 
 // ask loads a matcher and asks it.
 func (x *explainer) ask(in *inspection, name string, config json.RawMessage) certainty {
-	module, err := x.ctx.LoadModuleByID("layer4.matchers."+name, config)
-	if err != nil {
-		return uncertain
-	}
-	matcher, ok := module.(layer4.ConnMatcher)
-	if !ok {
+	matcher := x.kept.keptMemory.matcher(name, config)
+	if matcher == nil {
 		return uncertain
 	}
 	m := namedMatcher{name: name, set: layer4.MatcherSet{matcher}}
@@ -461,9 +537,9 @@ func (k *keptWalk) knows(name string, config json.RawMessage) bool {
 	isHTTP, isTLS := k.Outcome == opening.HTTP.String() && !k.insideTLS, k.Outcome == opening.TLS.String() || k.insideTLS
 	switch {
 	case name == "remote_ip", name == "local_ip":
-		return !hasPlaceholder(config) && k.Client != ""
+		return !k.hasPlaceholder(config) && k.Client != ""
 	case name == "tls":
-		text := string(compactJSON(config))
+		text := string(k.compactOf(config))
 		return !k.AnyTLS && isHTTP || isTLS && (text == "{}" || text == "null")
 	case name == "http_request", name == "http":
 		return isTLS || isHTTP && k.knowsSets(config, k.knowsHTTP)
@@ -475,8 +551,8 @@ func (k *keptWalk) knows(name string, config json.RawMessage) bool {
 
 // knowsSets reports whether all matchers in sets can be asked.
 func (k *keptWalk) knowsSets(config json.RawMessage, knows func(string, json.RawMessage) bool) bool {
-	var sets []caddy.ModuleMap
-	if json.Unmarshal(config, &sets) != nil {
+	sets, ok := k.setsOf(config)
+	if !ok {
 		return false
 	}
 	for _, set := range sets {
@@ -491,7 +567,7 @@ func (k *keptWalk) knowsSets(config json.RawMessage, knows func(string, json.Raw
 
 // knowsHTTP reports whether a matcher of the HTTP app can be asked about what is kept.
 func (k *keptWalk) knowsHTTP(name string, config json.RawMessage) bool {
-	placeholders := hasPlaceholder(config)
+	placeholders := k.hasPlaceholder(config)
 	switch name {
 	case "path", "method":
 		return k.Head && !placeholders
@@ -502,7 +578,7 @@ func (k *keptWalk) knowsHTTP(name string, config json.RawMessage) bool {
 	case "path_regexp":
 		return k.Head
 	case "protocol":
-		return k.Head && string(compactJSON(config)) != `"grpc"`
+		return k.Head && string(k.compactOf(config)) != `"grpc"`
 	case "query":
 		return k.Head && !k.Query && !placeholders
 	case "header", "header_regexp":

@@ -81,6 +81,14 @@ func (e *explanation) walk(ctx caddy.Context, given *givenConn) error {
 	return (&explainer{explanation: e, ctx: loading}).walk(given)
 }
 
+// memory returns what decisions that were kept have in common; nil: it is no such one.
+func (x *explainer) memory() *keptMemory {
+	if x.kept == nil {
+		return nil
+	}
+	return x.kept.keptMemory
+}
+
 // walk takes the connection through the routes of the listener.
 func (x *explainer) walk(given *givenConn) error {
 	var conn net.Conn = given
@@ -246,7 +254,7 @@ func (x *explainer) inspect(h *Inspect, node *configHandler, to *explainedHandle
 	routes := &explainedRoutes{Of: "inspect"}
 	to.Inside = routes
 	for i := range h.Routes {
-		routes.Routes = append(routes.Routes, newExplainedRoute(h, i, &node.inner.routes[i]))
+		routes.Routes = append(routes.Routes, x.newRoute(h, i, &node.inner.routes[i]))
 	}
 
 	outer := inspectionOf(cx)
@@ -324,13 +332,13 @@ func (x *explainer) notFound(next layer4.Handler) layer4.Handler {
 	})
 }
 
-// newExplainedRoute returns a route of inspect that has not been asked.
-func newExplainedRoute(h *Inspect, index int, config *configRoute) *explainedRoute {
+// newRoute returns a route of inspect that has not been asked.
+func (x *explainer) newRoute(h *Inspect, index int, config *configRoute) *explainedRoute {
 	r := &explainedRoute{Name: h.routeName(index), Answer: answerNotAsked}
 	for _, modules := range config.Match {
 		set := new(explainedSet)
 		for _, name := range sortedKeys(modules) {
-			set.Matchers = append(set.Matchers, &explainedMatcher{Name: name, Config: compactJSON(modules[name]), Answer: answerNotAsked})
+			set.Matchers = append(set.Matchers, &explainedMatcher{Name: name, Config: x.memory().compactOf(modules[name]), Answer: answerNotAsked})
 		}
 		r.Sets = append(r.Sets, set)
 	}
