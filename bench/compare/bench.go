@@ -193,6 +193,9 @@ func (b *bench) start(c contender) (*running, error) {
 		r.stop()
 		return nil, err
 	}
+	if c.watched {
+		go b.watch(r)
+	}
 	return r, nil
 }
 

@@ -28,6 +28,9 @@ type contender struct {
 
 	// once says that a connection carries one request.
 	once bool
+
+	// watched says that somebody asks Caddy for its metrics and its streams.
+	watched bool
 }
 
 // places are the addresses and files of a contender.
@@ -134,11 +137,14 @@ func global(p places, options string) string {
 
 // relayCaddyfile returns a configuration with two ports and the handler on each.
 func relayCaddyfile(handler string) func(places) string {
-	return func(p places) string {
-		return global(p, "layer4 {\n"+
-			p.streams+" {\nroute {\n"+fmt.Sprintf(handler, p.streamBackend)+"\n}\n}\n"+
-			p.requests+" {\nroute {\n"+fmt.Sprintf(handler, p.requestBackend)+"\n}\n}\n}\n")
-	}
+	return func(p places) string { return relayOptionsCaddyfile(p, "", handler) }
+}
+
+// relayOptionsCaddyfile is relayCaddyfile with global options.
+func relayOptionsCaddyfile(p places, options, handler string) string {
+	return global(p, options+"layer4 {\n"+
+		p.streams+" {\nroute {\n"+fmt.Sprintf(handler, p.streamBackend)+"\n}\n}\n"+
+		p.requests+" {\nroute {\n"+fmt.Sprintf(handler, p.requestBackend)+"\n}\n}\n}\n")
 }
 
 // reverseProxyCaddyfile returns a configuration with the two ports of a relay as sites. By

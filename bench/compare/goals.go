@@ -9,6 +9,7 @@ type goal struct {
 	contender, peer        string
 	atLeast                bool
 	limit                  float64
+	more                   bool // the limit is of how much more it is than the peer's, and no ratio
 }
 
 // goals returns the goals of a run in which so many streams were idle.
@@ -51,6 +52,12 @@ func goals(s scale) []goal {
 		goal{table: tableRelay, measure: transfers, column: colDown, contender: relayPin, peer: proxyBare, limit: .5},
 		goal{table: tableRelay, measure: transfers, column: colUp, contender: relayPin, peer: proxyBare, limit: .25},
 	)
+	all = append(all,
+		goal{table: tableHTTP, measure: accountsRequests, column: colRate, contender: relayWatched, peer: relayRouted, atLeast: true, limit: .97},
+		goal{table: tableHTTP, measure: accountsBulk, column: colDown, contender: relayWatched, peer: relayRouted, limit: 1.03},
+		goal{table: tableHTTP, measure: accountsBulk, column: colUp, contender: relayWatched, peer: relayRouted, limit: 1.03},
+		goal{table: tableHTTP, measure: accountsIdle(s.streams[len(s.streams)-1]), column: colMemory, contender: relayWatched, peer: relayRouted, limit: .25, more: true},
+	)
 	for _, haproxy := range []string{haproxyCopy, haproxySplice} {
 		all = append(all,
 			goal{table: tableRelay, measure: transfers, column: colDown, contender: relayPin, peer: haproxy, limit: .4},
@@ -58,24 +65,24 @@ func goals(s scale) []goal {
 		)
 	}
 	all = append(all,
-		goal{tableRelay, kept, colRate, relayPin, haproxyCopy, true, 1},
-		goal{tableRelay, kept, colP99, relayPin, haproxyCopy, false, 1},
+		goal{table: tableRelay, measure: kept, column: colRate, contender: relayPin, peer: haproxyCopy, atLeast: true, limit: 1},
+		goal{table: tableRelay, measure: kept, column: colP99, contender: relayPin, peer: haproxyCopy, limit: 1},
 	)
 	for _, relay := range []string{relayPin, relayClose, relayBare} {
-		all = append(all, goal{tableRelay, connections, colRate, relay, haproxyCopy, true, 1})
+		all = append(all, goal{table: tableRelay, measure: connections, column: colRate, contender: relay, peer: haproxyCopy, atLeast: true, limit: 1})
 	}
 	for _, n := range []int{1, s.connections} {
 		all = append(all,
-			goal{tableRelay, echo(n), colP50, relayPin, haproxyCopy, false, 1},
-			goal{tableRelay, echo(n), colP99, relayPin, haproxyCopy, false, 1},
+			goal{table: tableRelay, measure: echo(n), column: colP50, contender: relayPin, peer: haproxyCopy, limit: 1},
+			goal{table: tableRelay, measure: echo(n), column: colP99, contender: relayPin, peer: haproxyCopy, limit: 1},
 		)
 	}
 	for _, app := range []string{appReinspect, appPin} {
 		all = append(all,
-			goal{tableApp, connections, colRate, app, native, true, 1},
-			goal{tableApp, kept, colRate, app, native, true, .98},
-			goal{tableApp, downloads, colFile, app, native, false, 1.05},
-			goal{tableApp, downloads, colSendfile, app, native, false, 1.05},
+			goal{table: tableApp, measure: connections, column: colRate, contender: app, peer: native, atLeast: true, limit: 1},
+			goal{table: tableApp, measure: kept, column: colRate, contender: app, peer: native, atLeast: true, limit: .98},
+			goal{table: tableApp, measure: downloads, column: colFile, contender: app, peer: native, limit: 1.05},
+			goal{table: tableApp, measure: downloads, column: colSendfile, contender: app, peer: native, limit: 1.05},
 		)
 	}
 	return all
@@ -95,7 +102,10 @@ func (g goal) String() string {
 	if g.atLeast {
 		text = fmt.Sprintf("at least %.4g", g.limit)
 	}
-	if g.peer != "" {
+	switch {
+	case g.more:
+		text += " more than " + g.peer
+	case g.peer != "":
 		text += " × " + g.peer
 	}
 	return text
@@ -115,7 +125,11 @@ func judge(s scale, all []measured) []judged {
 			if !ok {
 				continue
 			}
-			got /= peer
+			if g.more {
+				got -= peer
+			} else {
+				got /= peer
+			}
 		}
 		met := got <= g.limit
 		if g.atLeast {

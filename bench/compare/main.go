@@ -25,7 +25,7 @@ import (
 )
 
 // kinds are what -only can name.
-var kinds = []string{"memory", "cpu", "rates", "echo", "websockets", "routed", "crowd", "quiet", "kept"}
+var kinds = []string{"memory", "cpu", "rates", "echo", "websockets", "routed", "crowd", "quiet", "kept", "accounts"}
 
 func main() {
 	if runRole() {

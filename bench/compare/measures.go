@@ -136,6 +136,7 @@ func measures(s scale) []measure {
 		})
 	}
 	all = append(all, proxyMeasures(s)...)
+	all = append(all, accountMeasures(s)...)
 	for _, n := range s.streams {
 		all = append(all, measure{
 			kind: "memory", table: tableApp, name: idle(n), contenders: apps, fresh: true,
