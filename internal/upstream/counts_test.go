@@ -1,9 +1,11 @@
 package upstream
 
 import (
+	"net/url"
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 )
 
@@ -73,4 +75,36 @@ func TestResultNames(t *testing.T) {
 	if len(resultNames) != connected+1 || resultNames[connected] != "connected" || resultNames[GivenUp] != GivenUp.String() {
 		t.Errorf("got %q", resultNames)
 	}
+}
+
+// TestStatusesWhilePoolsOpen asks for the status of an address while pools with health checks
+// begin and cease to name it.
+func TestStatusesWhilePoolsOpen(t *testing.T) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				Statuses()
+				Peers()
+			}
+		}
+	}()
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
+	for range 200 {
+		p, err := New(ctx, Options{
+			Servers:      l4proxy.UpstreamPool{{Dial: []string{"127.0.0.1:1"}}},
+			HealthChecks: &HealthChecks{HTTP: &HTTPCheck{Method: "GET", URI: &url.URL{Path: "/"}}, Interval: time.Hour, Timeout: time.Second, Rise: 1, Fall: 1},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Close()
+	}
+	close(stop)
+	<-done
 }

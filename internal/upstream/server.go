@@ -88,8 +88,8 @@ func newServer(ctx caddy.Context, config *l4proxy.Upstream, options *Options) (*
 	}
 	s.setDirect(options)
 	s.peer = openPeer(s.key())
-	s.peer.join(s)
 	s.setVerdict(options)
+	s.peer.join(s) // from here on others look at it
 	return s, nil
 }
 
