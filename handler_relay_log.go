@@ -61,11 +61,13 @@ func (h *Relay) logFailure(remote net.Addr, err error) {
 	}
 }
 
-// logResponse warns of an upstream that has not answered a request as it should.
+// logResponse warns of an upstream that has not answered a request as it should. The event loop,
+// which calls it, does not wait for the output of the log.
 func (h *Relay) logResponse(remote fmt.Stringer, server *upstream.Server, account relay.Account) {
 	if reason := responseFailure(account); reason != "" {
-		h.failures.failure(h.logger.Warn, lineKind{"upstream did not answer as it should", server.String(), reason},
-			zap.Stringer("remote", remote), zap.NamedError("error", account.Err))
+		warn := func(message string, fields ...zap.Field) { go h.logger.Warn(message, fields...) }
+		h.failures.failure(warn, lineKind{"upstream did not answer as it should", server.String(), reason},
+			zap.String("remote", remote.String()), zap.NamedError("error", account.Err))
 	}
 }
 
