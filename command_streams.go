@@ -380,7 +380,7 @@ func upstreamsCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:     "upstreams",
 		Short:   "Lists the upstreams of a running Caddy",
-		Long:    "\nLists the upstreams of relay: whether they are healthy, drained, and how many streams they have.",
+		Long:    "\nLists the upstreams of relay: whether they are healthy, ejected, drained, and how many streams they have.",
 		Example: "  caddy streamprox upstreams",
 		Args:    cobra.NoArgs,
 		RunE:    withClient(runUpstreams),
@@ -411,8 +411,11 @@ func runUpstreams(ctx context.Context, command *cobra.Command, client *adminClie
 			return fmt.Errorf("an upstream of the answer: %w", err)
 		}
 		health, drain, most := "healthy", "-", "-"
-		if !u.Healthy {
+		switch {
+		case !u.Healthy:
 			health = "down"
+		case u.Ejected:
+			health = "ejected"
 		}
 		if u.Draining {
 			drain = "draining"

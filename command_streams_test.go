@@ -49,6 +49,7 @@ func steered(t *testing.T) *stubAdmin {
 	s.upstreams = []map[string]any{
 		{"address": "10.0.0.5:9000", "healthy": true, "draining": false, "streams": 1, "fails": 0, "max_connections": 0},
 		{"address": "unix//run/app.sock", "healthy": false, "draining": true, "streams": 0, "fails": 3, "max_connections": 10},
+		{"address": "10.0.0.7:9000", "healthy": true, "ejected": true, "draining": false, "streams": 0, "fails": 0, "max_connections": 0},
 	}
 	return s
 }
@@ -105,6 +106,7 @@ ID                AGE    CLIENT           ROUTE  TO        UPSTREAM  STATE      
 UPSTREAM            HEALTH   DRAIN     STREAMS  MAX  FAILS
 10.0.0.5:9000       healthy  -               1  -        0
 unix//run/app.sock  down     draining        0  10       3
+10.0.0.7:9000       ejected  -               0  -        0
 `, nil,
 		},
 		{

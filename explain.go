@@ -187,6 +187,7 @@ type explainedUpstream struct {
 	First   bool    `json:"first,omitempty"` // it is tried first, or is one of those of which one is
 	Out     string  `json:"out,omitempty"`   // why nothing is sent there
 	Backup  bool    `json:"backup,omitempty"`
+	Ejected bool    `json:"ejected,omitempty"`
 	Share   float64 `json:"share,omitempty"` // the part of its share that slow start gives it, if not all
 }
 

@@ -363,7 +363,7 @@ func (x *explainer) choose(h *Relay, cx *layer4.Connection, to *explainedDestina
 		first[s] = true
 	}
 	for _, c := range preview.Servers {
-		u := explainedUpstream{Address: c.String(), Streams: c.Streams, First: first[c.Server], Out: c.Out, Backup: c.Backup}
+		u := explainedUpstream{Address: c.String(), Streams: c.Streams, First: first[c.Server], Out: c.Out, Backup: c.Backup, Ejected: c.Ejected}
 		if c.Share < 1 && upstream.SlowStarts(h.pool.Selector()) {
 			u.Share = c.Share
 		}

@@ -124,6 +124,9 @@ func (d *explainedDestination) write(b *strings.Builder) {
 		if u.Backup {
 			b.WriteString(", a backup")
 		}
+		if u.Ejected && u.Out == "" {
+			b.WriteString(", ejected")
+		}
 		if u.Share > 0 {
 			fmt.Fprintf(b, ", at %.0f %% of its share", 100*u.Share)
 		}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -69,6 +71,40 @@ func (h *Relay) logResponse(remote fmt.Stringer, server *upstream.Server, accoun
 		h.failures.failure(warn, lineKind{"upstream did not answer as it should", server.String(), reason},
 			zap.String("remote", remote.String()), zap.NamedError("error", account.Err))
 	}
+}
+
+// soonFailed is how soon after its begin a stream must have failed for it to be held against the
+// upstream.
+const soonFailed = time.Second
+
+// judge holds what has become of a stream against the upstream, or in its favour.
+func (h *Relay) judge(r *relayed, a relay.Account) {
+	switch {
+	case failedByUpstream(a, r.refused):
+		client := r.remote
+		if client == nil {
+			client = r.origin.ends.Client()
+		}
+		prefix, _ := clientPrefix(client) // those without an address are one
+		if h.pool.Failed(r.to.Server, prefix) {
+			h.logger.Warn("upstream is ejected: streams to it have failed",
+				zap.Stringer("upstream", r.to.Server), zap.Stringer("cause", a.Cause), zap.Duration("for", time.Duration(h.HealthChecks.Passive.FailDuration)))
+		}
+	case a.ToClient > 0 && r.refused == 0 && a.Cause != relay.UpstreamReset && responseFailure(a) == "":
+		r.to.Answered()
+	}
+}
+
+// failedByUpstream reports whether the upstream has failed a stream soon after its begin, without
+// anything of an answer: by a reset, or so that a request was answered with 502.
+func failedByUpstream(a relay.Account, refused uint16) bool {
+	if a.Duration >= soonFailed {
+		return false
+	}
+	if refused != 0 { // what was sent to the client is that, after interim responses
+		return refused == http.StatusBadGateway && responseFailure(a) != ""
+	}
+	return a.Cause == relay.UpstreamReset && a.ToClient == 0
 }
 
 // responseFailure says what is wrong with the answer to a request, or "". How a tunnel ends

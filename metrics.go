@@ -193,6 +193,8 @@ var (
 		"What the active health checks of a kind say of an upstream.", "upstream", "check")
 	healthChanges = newMetric("upstream_health_changes_total", counter,
 		"How often an upstream has gone up, or down, by the active health checks of a kind.", "upstream", "check", "to")
+	ejectionsTotal = newMetric("upstream_ejections_total", counter,
+		"How often an upstream was ejected, since streams to it had failed.", "upstream")
 	reusedTotal = newMetric("upstream_connections_reused_total", counter,
 		"Requests that went up on a connection which an earlier one had left.", "upstream")
 )
@@ -213,6 +215,7 @@ func (s scrape) upstream(address string, status *upstream.Status) {
 	}
 	s <- prometheus.MustNewConstHistogram(dialSeconds.desc, count, sum, buckets, address)
 	s.value(upstreamHealthy, oneIf(status.Healthy), address)
+	s.value(ejectionsTotal, float64(status.Ejected), address)
 	for check, c := range status.Checks {
 		s.value(checkHealthy, oneIf(c.Healthy), address, check)
 		s.value(healthChanges, float64(c.Ups), address, check, "up")

@@ -26,6 +26,7 @@ type relayed struct {
 	base         net.Conn             // the client's connection as inspect has it, if handlers have wrapped it; else nil
 	head         bool                 // the method of the request is HEAD
 	detached     bool                 // the engine has the connection for its own; known after serving
+	refused      uint16               // the status that the client got in place of a response; 0: none
 	kind         underWay             // what is counted of it
 	answered     time.Time            // when the last request was over
 	record       *account.Record      // of what is under way, or was last; or nil
@@ -70,12 +71,15 @@ func (r *relayed) reading() (reading account.Reading, waits bool) {
 // Refusal implements relay.Owner.
 func (r *relayed) Refusal(status int) []byte {
 	ownAnswers.count(status)
+	r.refused = uint16(status)
 	return []byte(statusOnly(status).text(r.head))
 }
 
 // Ended implements relay.Owner.
 func (r *relayed) Ended(a relay.Account) {
 	r.answered = time.Now()
+	r.relay.judge(r, a)
+	r.refused = 0
 	r.to.Release()
 	closeRelayed(r.record, a)
 	r.isOver(a.Cause)

@@ -143,6 +143,7 @@ func TestUI(t *testing.T) {
 		"#facts div:first-child":         "By destination\nrelay 3, http_app 1",
 		`#upstream-list li:nth-child(1)`: "10.0.0.5:9000\nDrain\nhealthy 1 stream",
 		`#upstream-list li:nth-child(2)`: "unix//run/app.sock\nUndrain\ndown draining 0 streams of 10, 3 fails",
+		`#upstream-list li:nth-child(3)`: "10.0.0.7:9000\nDrain\nhealthy ejected 0 streams",
 		`th[aria-sort=ascending]`:        "Age ▲",
 		"#shown":                         "4",
 	} {
@@ -165,7 +166,7 @@ func TestUI(t *testing.T) {
 
 	// Drain.
 	u.do("drain", chromedp.Click(chromedp.CSS(`#upstream-list li:first-child button`)), u.shows(`#upstream-list li:first-child[data-draining=true]`),
-		chromedp.Click(chromedp.CSS(`#upstream-list li:last-child button`)), u.shows(`#upstream-list li:last-child[data-draining=false]`))
+		chromedp.Click(chromedp.CSS(`#upstream-list li:nth-child(2) button`)), u.shows(`#upstream-list li:nth-child(2)[data-draining=false]`))
 
 	// One stream: not killed, then killed.
 	u.do("a stream", chromedp.Click(chromedp.CSS(`tr[data-id="7f3a9c0000000014"] button`)), u.shows("#detail-facts dd"))

@@ -144,7 +144,10 @@ func startMetered(t *testing.T, word string) *metered {
 						}
 						@mute-` + word + ` http_request path /mute*
 						route @mute-` + word + ` {
-							relay ` + m.mute + `
+							relay ` + m.mute + ` ` + m.chat + ` {
+								lb_policy first
+								fail_duration 1h
+							}
 						}
 						@checked-` + word + ` http_request path /checked*
 						route @checked-` + word + ` {
@@ -342,6 +345,16 @@ func TestMetrics(t *testing.T) {
 			`answers_total{status="502"}`: 1,
 			`streams_ended_total{cause="upstream_error",destination="relay",kind="request",route="mute-counted"}`: 1,
 		})
+	})
+
+	t.Run("ejection", func(t *testing.T) {
+		ejections := func(upstream string) string { return `upstream_ejections_total{upstream="` + upstream + `"}` }
+		before := m.samples()
+		// A request that takes a second on a busy machine does not count.
+		for n := 2; m.samples()[ejections(m.mute)] == 0 && n < 30; n++ {
+			askFrom(t, fmt.Sprint("127.0.0.", n), m.address, "GET /mute HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+		}
+		become("an upstream that has not answered several clients", before, samples{ejections(m.mute): 1, ejections(m.chat): 0})
 	})
 
 	t.Run("health checks", func(t *testing.T) {

@@ -319,7 +319,7 @@ function showUpstream(u) {
 	made.draining = u.draining;
 	made.item.dataset.draining = u.draining;
 	const health = u.healthy ? ["good", "healthy"] : ["bad", "down"];
-	const badges = [health, ...(u.draining ? [["warn", "draining"]] : [])];
+	const badges = [health, ...(u.ejected ? [["warn", "ejected"]] : []), ...(u.draining ? [["warn", "draining"]] : [])];
 	if (made.state.dataset.of !== badges.join()) {
 		made.state.dataset.of = badges.join();
 		made.state.replaceChildren(...badges.flatMap(([kind, text]) => [element("span", { class: "badge " + kind }, text), " "]));
@@ -552,7 +552,8 @@ function destination(d) {
 	if (d.upstreams?.length) {
 		parts.push(element("ul", { class: "upstream-choice" }, ...d.upstreams.map((u) => element("li", {},
 			element("code", {}, inert(u.address)), ` ${number(u.streams)} ${u.streams === 1 ? "stream" : "streams"} `,
-			u.out ? element("span", { class: "badge bad" }, "out: " + inert(u.out)) : u.first ? element("span", { class: "badge good" }, "may be first") : ""))));
+			u.out ? element("span", { class: "badge bad" }, "out: " + inert(u.out)) : u.first ? element("span", { class: "badge good" }, "may be first") : "",
+			u.ejected && !u.out ? element("span", { class: "badge warn" }, "ejected") : ""))));
 	}
 	if (d.sent) {
 		parts.push(element("p", {}, `It gets ${number(atob(d.sent).length)} bytes:`), element("pre", { class: "sent mono" }, sentLines(d.sent)));

@@ -20,6 +20,8 @@ type counts struct {
 	dials  [connected + 1]atomic.Uint64
 	took   durations.Histogram // of the dials that have not failed
 	reused atomic.Uint64
+
+	ejections atomic.Uint64
 }
 
 // dialed counts a dial.
@@ -44,6 +46,7 @@ type Status struct {
 	Dials   map[string]uint64      // by their result; those that have not happened may be left out
 	Took    []*durations.Histogram // how long the dials took that have not failed; those of several are to be added up
 	Reused  uint64                 // how often a connection has carried one more request
+	Ejected uint64                 // how often it was ejected, see Pool.Failed
 	Checks  map[string]CheckStatus // what active checks say, by their kind
 }
 
@@ -75,6 +78,7 @@ func (p *peer) addTo(s *Status) {
 	}
 	s.Took = append(s.Took, &p.counts.took)
 	s.Reused += p.counts.reused.Load()
+	s.Ejected += p.counts.ejections.Load()
 	for _, c := range p.checks() {
 		if other, known := s.Checks[c.Check]; known { // over another network, or by other fields
 			c.Healthy, c.Ups, c.Downs = c.Healthy && other.Healthy, c.Ups+other.Ups, c.Downs+other.Downs

@@ -15,9 +15,10 @@ type Peer struct {
 	Fails          int64  `json:"fails"`           // failed dials that still count
 	MaxConnections int    `json:"max_connections"` // the least of the limits that pools have for it; 0: none
 
-	Share  float64       `json:"share"`            // the least part of its share of the streams that slow start gives it; 1: all
-	Backup bool          `json:"backup"`           // to each pool that has it
-	Checks []CheckStatus `json:"checks,omitempty"` // what active checks say, of each kind that runs
+	Ejected bool          `json:"ejected"`          // streams to it have failed: it gets new ones only when no other is available
+	Share   float64       `json:"share"`            // the least part of its share of the streams that slow start gives it; 1: all
+	Backup  bool          `json:"backup"`           // to each pool that has it
+	Checks  []CheckStatus `json:"checks,omitempty"` // what active checks say, of each kind that runs
 }
 
 // Peers returns the addresses that pools have, in order.
@@ -38,6 +39,7 @@ func peerOf(key string, p *peer) Peer {
 		Streams:  p.taken.Load(),
 		Fails:    p.fails.Load(),
 		Checks:   p.checks(),
+		Ejected:  p.ejection.ejected.Load(),
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

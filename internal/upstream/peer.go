@@ -19,7 +19,8 @@ type peer struct {
 
 	verdict // of checks that only connect: it holds for all servers
 
-	counts counts
+	counts   counts
+	ejection ejection
 
 	mu       sync.Mutex
 	servers  map[*Server]struct{} // that have the address

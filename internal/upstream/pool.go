@@ -91,6 +91,8 @@ type Pool struct {
 	servers []*Server
 	policy  policy
 
+	ejecting sync.Mutex // held while a server is judged
+
 	endChecks context.CancelFunc // nil: there are none
 	checks    sync.WaitGroup
 }
@@ -232,23 +234,26 @@ func (p *Pool) tryEach(ctx context.Context, client *Client, first beginning) (ne
 }
 
 // Choose reserves a place at the server that the policy names for the client, of those that
-// are available and not excluded; of backups, if there are no others. An error is an *Error with
-// the reason NoneAvailable, and says what keeps the servers.
+// are available and not excluded; of backups, if there are no others; of those that are ejected
+// rather than none. An error is an *Error with the reason NoneAvailable, and says what keeps the
+// servers.
 func (p *Pool) Choose(client *Client, excluded ...*Server) (*Reservation, error) {
-	for _, backups := range []bool{false, true} {
-		if r := p.chooseAmong(p.availableOf(backups, excluded), client); r != nil {
-			return r, nil
+	for _, ejected := range []bool{false, true} {
+		for _, backups := range []bool{false, true} {
+			if r := p.chooseAmong(p.availableOf(backups, ejected, excluded), client); r != nil {
+				return r, nil
+			}
 		}
 	}
 	return nil, noneAvailable(p.servers, excluded)
 }
 
 // availableOf returns the servers that are available and not excluded: backups, or those that
-// are none.
-func (p *Pool) availableOf(backups bool, excluded []*Server) []*Server {
+// are none; ejected, or not.
+func (p *Pool) availableOf(backups, ejected bool, excluded []*Server) []*Server {
 	among := make([]*Server, 0, len(p.servers))
 	for _, s := range p.servers {
-		if s.backup == backups && s.available() && !slices.Contains(excluded, s) {
+		if s.backup == backups && s.ejected() == ejected && s.ready() && !slices.Contains(excluded, s) {
 			among = append(among, s)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
@@ -27,19 +28,24 @@ type Candidate struct {
 	Streams int64   // that it has
 	Out     string  // why no stream is sent to it; "" if one may be
 	Backup  bool    // it is used while no other is available
+	Ejected bool    // streams to it have failed: it is used when no other is available
 	Share   float64 // the part of its share of the streams that slow start gives it; 1: all
 }
 
 // Preview returns what Choose would do for the client.
 func (p *Pool) Preview(client *layer4.Connection) Preview {
 	var preview Preview
-	among := p.availableOf(false, nil)
-	if len(among) == 0 {
-		among = p.availableOf(true, nil)
+	among := p.availableOf(false, false, nil)
+	for _, others := range []struct{ backups, ejected bool }{{true, false}, {false, true}, {true, true}} {
+		if len(among) == 0 {
+			among = p.availableOf(others.backups, others.ejected, nil)
+		}
 	}
 	for _, s := range p.servers {
-		c := Candidate{Server: s, Streams: s.peer.taken.Load(), Out: s.out(), Backup: s.backup, Share: s.share()}
-		if c.Out == "" && s.backup && len(among) > 0 && !among[0].backup {
+		c := Candidate{Server: s, Streams: s.peer.taken.Load(), Out: s.out(), Backup: s.backup, Ejected: s.ejected(), Share: s.share()}
+		if c.Ejected && slices.Contains(among, s) {
+			c.Out = "" // there are no others
+		} else if c.Out == "" && s.backup && len(among) > 0 && !among[0].backup {
 			c.Out = "it is a backup, and another one is available"
 		}
 		preview.Servers = append(preview.Servers, c)
@@ -68,6 +74,8 @@ func (s *Server) out() string {
 		return "it is drained: it gets no new streams"
 	case s.peer.failed(s.maxFails):
 		return "dials have failed"
+	case s.ready():
+		return "it is ejected: streams to it have failed"
 	default:
 		return "it has as many streams as it may have"
 	}

@@ -240,8 +240,11 @@ func (s *Server) close() {
 	closePeer(s.key())
 }
 
-// available reports whether a stream may be sent to the server.
-func (s *Server) available() bool {
+// available reports whether streams are sent to the server.
+func (s *Server) available() bool { return s.ready() && !s.ejected() }
+
+// ready reports whether a stream may be sent to the server, be it ejected or not.
+func (s *Server) ready() bool {
 	return !s.peer.full(s.maxConnections) && s.healthy() && !s.peer.draining.Load()
 }
 
