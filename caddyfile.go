@@ -378,9 +378,14 @@ func (s *HeaderSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) (err error)
 
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
-//	cookie <name>
-func (s *CookieSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) (err error) {
-	if s.Name, err = policyArgument(d); err != nil {
+//	cookie <name> [<secret>]
+func (s *CookieSelection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume policy name
+	if n := d.CountRemainingArgs(); n < 1 || n > 2 {
+		return d.Errf("option 'cookie' takes the name of a cookie, and a secret if there is one; got %d arguments", n)
+	}
+	d.Args(&s.Name, &s.Secret)
+	if err := endOfOption(d, "cookie"); err != nil {
 		return err
 	}
 	if err := s.Validate(); err != nil {

@@ -54,14 +54,22 @@ func (s *HeaderSelection) value(in *inspection) string {
 	if strings.EqualFold(s.Field, "Host") {
 		return string(in.Head.Host.Of(in.Data()))
 	}
-	return fieldValues(in.Data(), &in.Head, s.Field, ",")
+	for f := range in.Head.Named(in.Data(), s.Field) { // the first, as reverse_proxy does
+		return fieldValue(in.Data(), f)
+	}
+	return ""
 }
 
 // CookieSelection chooses the upstream by the value of a cookie, as HeaderSelection does
-// by that of a field. The cookie is one that the server sets: no other is added.
+// by that of a field. The cookie is one that the server sets, or that the policy `cookie` of
+// Caddy's `reverse_proxy` has set: then it leads to the upstream that was chosen there. No other
+// is added.
 type CookieSelection struct {
 	// The name of the cookie.
 	Name string `json:"name,omitempty"`
+
+	// The secret with which `reverse_proxy` makes its cookies.
+	Secret string `json:"secret,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -82,7 +90,7 @@ func (s *CookieSelection) Validate() error {
 
 // Select implements l4proxy.Selector.
 func (s *CookieSelection) Select(pool l4proxy.UpstreamPool, cx *layer4.Connection) *l4proxy.Upstream {
-	return selectByHead(s, pool, cx)
+	return upstream.SelectByCookie(headValue(s, cx), s.Secret, pool, cx)
 }
 
 // Certain implements upstream.Hasher.

@@ -1,12 +1,9 @@
 package upstream
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"maps"
 	"math"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,11 +24,13 @@ type policy interface {
 
 // newPolicy returns the policy of a selector of caddy-l4's proxy. Those that count streams,
 // or keep state by position, are written here: caddy-l4's read counters that only its own
-// proxy keeps.
+// proxy keeps, or hash in another way than Caddy's reverse_proxy.
 func newPolicy(selector l4proxy.Selector) policy {
 	switch selector := selector.(type) {
 	case nil:
 		return selectorPolicy{new(l4proxy.RandomSelection)}
+	case *l4proxy.IPHashSelection:
+		return selectorPolicy{ipHash{}}
 	case *l4proxy.LeastConnSelection:
 		return leastConn{}
 	case *l4proxy.RandomChoiceSelection:
@@ -85,7 +84,7 @@ func (p selectorPolicy) choose(among []*Server, client *layer4.Connection) *Serv
 func (p selectorPolicy) would(among []*Server, client *layer4.Connection) []*Server {
 	certain := false
 	switch selector := p.selector.(type) {
-	case *l4proxy.FirstSelection, *l4proxy.IPHashSelection:
+	case *l4proxy.FirstSelection:
 		certain = true
 	case Hasher:
 		certain = selector.Certain(client)
@@ -99,7 +98,7 @@ func (p selectorPolicy) would(among []*Server, client *layer4.Connection) []*Ser
 // isForeign reports whether the selector is another plugin's.
 func (p selectorPolicy) isForeign() bool {
 	switch p.selector.(type) {
-	case *l4proxy.RandomSelection, *l4proxy.FirstSelection, *l4proxy.IPHashSelection, Hasher:
+	case *l4proxy.RandomSelection, *l4proxy.FirstSelection, Hasher:
 		return false
 	}
 	return true
@@ -228,35 +227,3 @@ func weighted(current map[*Server]int, among []*Server) *Server {
 	current[best] -= total
 	return best
 }
-
-// SelectByHash selects by a value: equal values get the same upstream of those that are
-// available. It is rendezvous hashing, done by caddy-l4's ip_hash, which gets a digest of
-// the value in place of the client's address. The digest is needed because the hash of
-// ip_hash (FNV) sends values that differ only in their last bytes, as tenants and paths do,
-// mostly to the same upstream. Without a value it selects at random.
-func SelectByHash(value string, pool l4proxy.UpstreamPool, client *layer4.Connection) *l4proxy.Upstream {
-	if value == "" {
-		return new(l4proxy.RandomSelection).Select(pool, client)
-	}
-	digest := sha256.Sum256([]byte(value))
-	key := hashKey(hex.EncodeToString(digest[:8]))
-	return new(l4proxy.IPHashSelection).Select(pool, &layer4.Connection{Conn: hashedConn{key: key}})
-}
-
-// hashedConn is a connection of which only the remote address matters: that is hashed.
-type hashedConn struct {
-	net.Conn
-	key hashKey
-}
-
-// RemoteAddr implements net.Conn.
-func (c hashedConn) RemoteAddr() net.Addr { return c.key }
-
-// hashKey is what is hashed, as an address.
-type hashKey string
-
-// Network implements net.Addr.
-func (hashKey) Network() string { return "" }
-
-// String implements net.Addr.
-func (k hashKey) String() string { return string(k) }
